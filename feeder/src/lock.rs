@@ -61,8 +61,9 @@ pub async fn hold_feeder_lock(
     fence: i64,
 ) -> LedgerError {
     loop {
-        while let Some(now) = lock.read_fence().await {
-            if now != fence {
+        while lock.is_held().await {
+            // What was sent under another is not carried out, whether it can be read now or not.
+            if lock.query_fence().await.is_some_and(|now| now != fence) {
                 return LedgerError::FenceRaised(ledger.run_id());
             }
             sleep(LOCK_CHECK_INTERVAL).await;

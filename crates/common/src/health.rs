@@ -69,6 +69,23 @@ struct DependencyState {
     last_success: Option<Instant>,
     /// Whether the last heartbeat was not taken.
     missed_heartbeat: bool,
+    /// What was logged last, and when.
+    logged: Option<(String, Instant)>,
+}
+
+/// Where some calls fail and others do not, an outage comes and goes: for so long it is not logged again.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+impl DependencyState {
+    fn log_once(&mut self, reason: &str) -> bool {
+        let known =
+            |(logged, at): &(String, Instant)| logged == reason && at.elapsed() < LOG_INTERVAL;
+        let is_new = !self.logged.as_ref().is_some_and(known);
+        if is_new {
+            self.logged = Some((reason.to_owned(), Instant::now()));
+        }
+        is_new
+    }
 }
 
 /// Where the heartbeats get through, the database takes writes: what fails is the run's own.
@@ -208,7 +225,9 @@ impl Health {
         let (name, advice) = (dependency.display_name(), self.advice(dependency));
         let lines = reason.lines().filter(|line| !line.trim().is_empty());
         let reason = format!("{}{advice}", lines.collect::<Vec<_>>().join(" "));
+        let is_new = state.log_once(&reason);
         match (self.role, &self.run) {
+            _ if !is_new => tracing::debug!(reason, "{name} cannot be used again"),
             (WorkerRole::Feeder, _) => {
                 tracing::error!(reason, "{name} cannot be used: feeding waits until it can");
             }
@@ -237,7 +256,7 @@ impl Health {
     fn advice(&self, dependency: Dependency) -> &'static str {
         match (&self.process, dependency) {
             (Some(_), Dependency::Database) => {
-                "; check the run's table: its locks, rights and rules"
+                "; check the database, and the run's table: its locks, rights, policies and rules"
             }
             _ => dependency.advice(self.role),
         }

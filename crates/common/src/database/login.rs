@@ -146,14 +146,30 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
                 "cannot be read: user or password hold a #, / or ? ({PERCENT_ENCODE})"
             ));
         }
+        Some(url) if hosts_of(url).contains(',') => return Err(SEVERAL_HOSTS.into()),
+        // sqlx would pass over it, and connect to another server.
+        Some(url) if url.contains("?service=") || url.contains("&service=") => {
+            return Err("names a service, and no service file is read".into());
+        }
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             url.parse().map_err(|error| describe_url_error(&error))?
         }
         Some(_) => return Err("is not a postgres:// URL".into()),
+        None if std::env::var("PGHOST").is_ok_and(|hosts| hosts.contains(',')) => {
+            return Err(format!("is missing, and PGHOST {SEVERAL_HOSTS}"));
+        }
         None if std::env::var_os("PGHOST").is_some() => PgConnectOptions::new(),
         None => return Err("is missing (or PGHOST and libpq's other variables)".into()),
     };
     Ok(without_brackets(options).application_name("bucket-brigade"))
+}
+
+const SEVERAL_HOSTS: &str =
+    "names several hosts: name one, or an address that leads to the primary";
+
+fn hosts_of(url: &str) -> &str {
+    let authority = url.split(['/', '?']).nth(2).unwrap_or_default();
+    authority.rsplit('@').next().unwrap_or_default()
 }
 
 /// An IPv6 address is in brackets in a URL, and is looked up as a name there.
@@ -208,6 +224,23 @@ mod tests {
             let options = without_brackets(PgConnectOptions::new().host(host));
             assert_eq!(options.get_host(), "::1");
         }
+    }
+
+    #[test]
+    fn a_url_that_leads_elsewhere_than_it_says_is_refused() {
+        for (url, problem) in [
+            ("postgres://u:p,q@h1:1,h2:2/app", SEVERAL_HOSTS),
+            ("postgres://u@h1,h2/app", SEVERAL_HOSTS),
+            (
+                "postgres://u@h/app?sslmode=require&service=prod",
+                "a service",
+            ),
+        ] {
+            let error = parse_options(Some(&SecretString::from(url.to_owned()))).unwrap_err();
+            assert!(error.contains(problem), "{url}: {error}");
+        }
+        let url = SecretString::from("postgres://u:p,q@h:1/app".to_owned());
+        assert_eq!(parse_options(Some(&url)).unwrap().get_host(), "h");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_erro
 use super::runs::opened_at;
 use super::update_effects::{has_after_triggers, has_update_rules};
 use super::{
-    ApplicationTable, LedgerError, PostgresLedger, ensure_all_rows_visible, with_timeout_or_else,
+    ApplicationTable, LedgerError, PostgresLedger, ensure_all_rows_visible, with_timeout,
+    with_timeout_or_else,
 };
 use crate::ledger::move_ledger::{CurrentRow, PendingMove, StatementError};
 use crate::path_rule::PathRule;
@@ -261,7 +262,27 @@ impl PostgresLedger {
             Some(error) => Err(error),
             None => Ok(HashSet::new()),
         };
-        with_timeout_or_else(self.commit_moves(moves), unless_locked).await
+        let moved = with_timeout_or_else(self.commit_moves(moves), unless_locked).await?;
+        if moved.is_empty() {
+            self.ensure_run_exists().await?;
+        }
+        Ok(moved)
+    }
+
+    /// Rows of a run that is gone look as if they were locked.
+    async fn ensure_run_exists(&self) -> Result<(), StatementError> {
+        let sql = concat!(
+            "SELECT EXISTS (SELECT 1 FROM bucket_brigade.run WHERE id = $1 AND ",
+            opened_at!(),
+            " = $2)"
+        );
+        let query = sqlx::query_scalar(sql)
+            .bind(self.run_id)
+            .bind(self.opened_at);
+        match with_timeout(query.fetch_one(&self.pool)).await? {
+            true => Ok(()),
+            false => Err(statement_error(&sqlx::Error::RowNotFound)),
+        }
     }
 
     pub(super) async fn fetch_rows(

@@ -144,13 +144,17 @@ pub(super) async fn name_pool_timeout<T>(
     let Err(LedgerError::Database(sqlx::Error::PoolTimedOut)) = result else {
         return result;
     };
-    Err(match connect_once(&pool.connect_options()).await {
+    Err(explain_pool_timeout(pool).await)
+}
+
+pub(super) async fn explain_pool_timeout(pool: &DatabasePool) -> LedgerError {
+    match connect_once(&pool.connect_options()).await {
         Err(error) => connect_error(pool, &error),
         Ok(_) => LedgerError::Unreachable(format!(
             "no connection came free: all {} of this process are in use",
             pool.size()
         )),
-    })
+    }
 }
 
 /// The server's version, where it says it.

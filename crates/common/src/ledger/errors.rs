@@ -302,7 +302,7 @@ fn context_of(error: &sqlx::Error) -> Option<&str> {
     error.try_downcast_ref::<PgDatabaseError>()?.r#where()
 }
 
-const NO_CONNECTION: &str =
+pub(super) const NO_CONNECTION: &str =
     "no connection in time: it refuses them or does not respond, or all of this process are in use";
 
 /// With what the server advises, and without the line of its source at which it was raised.
@@ -329,11 +329,14 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
     }
 }
 
+const POOLER_HINT: &str = "a pooler in transaction mode needs prepared statements: PgBouncer 1.21 or newer with max_prepared_statements above 0";
+
 fn our_hint(code: &str) -> Option<&'static str> {
     match code {
         LOCK_NOT_AVAILABLE => Some("another session holds the lock: pg_locks names it"),
         "42501" => Some("`feeder plan` prints the GRANT"),
         "42883" => Some("where a column's type was changed, restart feeder and consumers"),
+        "26000" | "42P05" => Some(POOLER_HINT),
         "42P10" => Some("give the table a REPLICA IDENTITY with all columns of the publication"),
         "42P01" | "42703" => Some("a table or a column that the run needs was renamed or dropped"),
         _ => None,

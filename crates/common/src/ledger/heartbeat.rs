@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 
+use super::connection::explain_pool_timeout;
+use super::errors::NO_CONNECTION;
 use super::run::{OPEN_TIMEOUT, within};
 use super::runs::opened_at;
 use super::{DatabasePool, LedgerError, PostgresLedger, counters, with_timeout};
@@ -195,7 +197,14 @@ pub fn pause_description(by: Option<String>, reason: Option<String>) -> String {
 #[async_trait]
 impl FleetControl for PostgresLedger {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<FleetLimits, StatementError> {
-        let limits = with_timeout(self.write_heartbeat(heartbeat)).await?;
+        let written = match with_timeout(self.write_heartbeat(heartbeat)).await {
+            Err(StatementError::Unavailable(reason)) if reason == NO_CONNECTION => {
+                let explained = explain_pool_timeout(&self.database).await;
+                Err(StatementError::Unavailable(explained.to_string()))
+            }
+            written => written,
+        };
+        let limits = written?;
         self.fold_counters_if_due().await;
         Ok(limits.unwrap_or_else(FleetLimits::of_gone_run))
     }

@@ -92,9 +92,15 @@ impl AdvisoryLock {
     /// The run's fence, read by the session that holds the lock: whoever raises it later has taken the lock after that
     /// session's end. None where the lock is lost.
     pub async fn read_fence(&mut self) -> Option<i64> {
-        if !self.is_held().await {
-            return None;
+        if self.is_held().await {
+            self.query_fence().await
+        } else {
+            None
         }
+    }
+
+    /// The same of a lock that is known to be held; none where it cannot be read.
+    pub async fn query_fence(&mut self) -> Option<i64> {
         let query = sqlx::query_scalar("SELECT fence FROM bucket_brigade.run WHERE id = $1");
         let fence = query
             .bind(i64::from(self.run))

@@ -27,6 +27,7 @@ pub struct LoginArgs {
 impl LoginArgs {
     pub fn parse(self, problems: &mut SettingsProblems) -> Option<DatabaseLogin> {
         check_ssl_mode(problems);
+        check_port(problems);
         let file = self.database_password_file.take(problems);
         let is_iam = self.database_auth.take(problems);
         let has_pass_file = std::env::var_os("PGPASSFILE").is_some();
@@ -58,6 +59,17 @@ fn parse_auth(text: &str) -> Result<bool, String> {
         "password" => Ok(false),
         "iam" => Ok(true),
         _ => Err("is neither password nor iam".into()),
+    }
+}
+
+/// sqlx takes the default for a port that it cannot read: another server's, perhaps.
+fn check_port(problems: &mut SettingsProblems) {
+    let port = std::env::var("PGPORT").unwrap_or_default();
+    if !port.is_empty() && port.parse::<u16>().is_err() {
+        problems.add(
+            "PGPORT",
+            format!("'{port}' is no port (of several hosts one can be named)"),
+        );
     }
 }
 

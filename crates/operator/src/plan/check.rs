@@ -67,7 +67,7 @@ impl PlanChecks {
                 self.fail(about, finding, sql);
             }
             LedgerError::Unreachable(_) | LedgerError::TimedOut { .. } => {
-                let mend = "check DATABASE_URL, the network and the security group";
+                let mend = "check DATABASE_URL, the server and its connection limits, the network and the security group";
                 self.fail(about, error.to_string(), mend);
             }
             other => self.fail_by(about, other),

@@ -99,13 +99,15 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
              ELSE has_schema_privilege('bucket_brigade', 'CREATE') END AS may_create_ledger,
         current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
             AS max_connections,
+        nullif(d.datconnlimit, -1)::bigint AS database_limit, nullif(r.rolconnlimit, -1)::bigint AS role_limit,
         -- Of other roles, activity does not say what it is.
         (SELECT sum(numbackends)::bigint FROM pg_stat_database) AS connections,
         (SELECT count(*) FROM pg_stat_replication) AS replicas,
         to_regproc('aurora_version') IS NOT NULL AS is_aurora,
         to_regproc('aurora_replica_status') IS NOT NULL AS has_aurora_status,
         pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_see_lag,
-        split_part(current_setting('server_version'), ' ', 1) AS version";
+        split_part(current_setting('server_version'), ' ', 1) AS version
+    FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = session_user";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct RowCounts {
@@ -154,6 +156,9 @@ pub(super) struct ServerInfo {
     pub(super) may_create_ledger: bool,
     pub(super) max_connections: i64,
     pub(super) connections: i64,
+    pub(super) database_limit: Option<i64>,
+    /// Of this role alone; superusers have none.
+    pub(super) role_limit: Option<i64>,
     pub(super) is_aurora: bool,
     pub(super) has_aurora_status: bool,
     pub(super) replicas: i64,
