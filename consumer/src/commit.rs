@@ -106,6 +106,7 @@ pub fn build_move(task: &MoveTask, copied: CopiedObject) -> PendingMove {
         etag: copied.etag,
         size_bytes: copied.size_bytes,
         is_source_gone: copied.is_source_gone,
+        is_found: copied.is_found,
         companions: CompanionCopies::new(),
         fence: task.fence,
     }

@@ -207,6 +207,7 @@ fn build_move(id: u64) -> PendingMove {
         etag: ETAG.to_owned(),
         size_bytes: None,
         is_source_gone: false,
+        is_found: false,
         companions: CompanionCopies::new(),
         fence: 0,
     }

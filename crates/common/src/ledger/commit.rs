@@ -79,8 +79,8 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
 }
 
 /// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
-/// of the counters, `$11` the lowest fence; for a run with companions `$12` ids and `$13` the `ETags` of their
-/// companions. Returns the ids that moved: none where the run was opened at another time, and may have another rule,
+/// of the counters, `$11` the lowest fence, `$12` ids whose copies were there already; for a run with companions `$13`
+/// ids and `$14` the `ETags` of their companions. Returns the ids that moved: none where the run was opened at another time, and may have another rule,
 /// or its fence was raised.
 pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i64) -> String {
     let is_run = format!(
@@ -99,8 +99,12 @@ pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i
     format!(
         "WITH {update}, evidence AS (
     INSERT INTO bucket_brigade.moves AS m
-           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, moved_at{column})
+           (run_id, row_id, old_path, new_path, etag, size_bytes, consumer, is_found, moved_at{column})
     SELECT $7, id, old_path, new_path, etag, size_bytes, $8,
+           -- A move that was undone, or failed, has left its copy as an orphan.
+           id = ANY ($12::text[]) AND NOT EXISTS (
+               SELECT 1 FROM bucket_brigade.orphans o
+                WHERE o.run_id = $7 AND o.destination_key = moved.destination_key AND o.etag = moved.etag),
            -- No later than its source was removed, so that the two belong together.
            coalesce((SELECT r.removed_at FROM bucket_brigade.removals r
                       WHERE id = ANY ($9::text[]) AND r.run_id = $7 AND NOT r.is_orphan AND r.path = old_path),
@@ -109,6 +113,7 @@ pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i
     ON CONFLICT (run_id, row_id) DO UPDATE SET
         old_path = excluded.old_path, new_path = excluded.new_path, etag = excluded.etag,
         size_bytes = excluded.size_bytes, moved_at = excluded.moved_at, consumer = excluded.consumer,
+        is_found = excluded.is_found AND (m.is_found OR m.etag <> excluded.etag),
         verified_at = NULL, source_etag = NULL, recopied_at = NULL{set}
     RETURNING (m.xmax = 0) AS is_new
 ), no_failure AS (
@@ -137,7 +142,7 @@ SELECT id FROM moved"
 /// A column of `moves`, its value, and how it is set anew.
 const COMPANION_EVIDENCE: (&str, &str, &str) = (
     ", companions",
-    ", (SELECT c.companions::jsonb FROM unnest($12::text[], $13::text[]) AS c (id, companions) WHERE c.id = moved.id)",
+    ", (SELECT c.companions::jsonb FROM unnest($13::text[], $14::text[]) AS c (id, companions) WHERE c.id = moved.id)",
     ", companions = excluded.companions",
 );
 
@@ -319,8 +324,10 @@ impl PostgresLedger {
         &self,
         moves: &[&PendingMove],
     ) -> Result<HashSet<RowId>, sqlx::Error> {
-        let gone = moves.iter().filter(|m| m.is_source_gone);
-        let gone: Vec<&str> = gone.map(|m| m.id.as_str()).collect();
+        let ids_of = |is_meant: fn(&PendingMove) -> bool| {
+            let meant = moves.iter().filter(|m| is_meant(m));
+            meant.map(|m| m.id.as_str()).collect::<Vec<&str>>()
+        };
         let column =
             |text: fn(&PendingMove) -> &str| moves.iter().map(|m| text(m)).collect::<Vec<&str>>();
         let query = || {
@@ -333,9 +340,10 @@ impl PostgresLedger {
                 .bind(column(|m| &m.destination_key))
                 .bind(self.run_id)
                 .bind(&*self.worker)
-                .bind(gone.clone())
+                .bind(ids_of(|m| m.is_source_gone))
                 .bind(self.counter_row())
-                .bind(moves.iter().map(|m| m.fence).min());
+                .bind(moves.iter().map(|m| m.fence).min())
+                .bind(ids_of(|m| m.is_found));
             if self.rule.companions().is_empty() {
                 return query;
             }

@@ -38,6 +38,8 @@ pub struct PendingMove {
     pub size_bytes: Option<i64>,
     /// Whether there was no source any more: the row was set back to a path whose image had moved.
     pub is_source_gone: bool,
+    /// Whether the copy was there already: another delivery's, or the application's.
+    pub is_found: bool,
     pub companions: CompanionCopies,
     /// The message's.
     pub fence: i64,

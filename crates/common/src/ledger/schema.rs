@@ -23,7 +23,7 @@ macro_rules! step {
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 13] = [
+const MIGRATIONS: [(i64, &str, &str); 14] = [
     step!(1, "ledger", "0001_ledger.sql"),
     step!(2, "steering", "0002_steering.sql"),
     step!(3, "proof", "0003_proof.sql"),
@@ -37,6 +37,7 @@ const MIGRATIONS: [(i64, &str, &str); 13] = [
     step!(13, "control", "0013_control.sql"),
     step!(14, "cursors", "0014_cursors.sql"),
     step!(15, "fence", "0015_fence.sql"),
+    step!(16, "found", "0016_found.sql"),
 ];
 
 /// The step this version is at.

@@ -74,7 +74,9 @@ pub(super) fn undo_sql(table: &ApplicationTable) -> String {
         companions = excluded.companions
 ), orphaned AS (
     INSERT INTO bucket_brigade.orphans AS o (run_id, destination_key, new_path, etag, row_id)
-    SELECT DISTINCT ON (destination_key) $1, destination_key, new_path, etag, id FROM back
+    -- What was there before the run is the application's.
+    SELECT DISTINCT ON (destination_key) $1, destination_key, b.new_path, b.etag, b.id
+      FROM back b JOIN undone u ON u.row_id = b.id WHERE NOT u.is_found
     ON CONFLICT (run_id, destination_key) DO UPDATE SET
         etag = excluded.etag, row_id = excluded.row_id, seen_at = now()
     RETURNING (o.xmax = 0) AS is_new

@@ -405,6 +405,8 @@ impl RollbackRun<'_> {
             etag: undo.row.etag.clone(),
             size_bytes: undo.row.size_bytes,
             is_source_gone: false,
+            // One of ours is an orphan by now.
+            is_found: true,
             companions: undo.row.companions.0.clone(),
             fence: self.fence.get().unwrap_or_default(),
         }

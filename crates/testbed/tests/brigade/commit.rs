@@ -147,6 +147,7 @@ async fn a_failure_that_comes_too_late_leaves_the_evidence_of_the_move() {
         etag: "e".into(),
         size_bytes: None,
         is_source_gone: false,
+        is_found: false,
         companions: CompanionCopies::new(),
         fence: 0,
     };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::types::{Grant, ObjectCannedAcl};
+use bucket_brigade_testbed::application::ObjectProperties;
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
@@ -206,32 +207,71 @@ async fn conflict(rig: &TestRig, conditional_copy: &str) {
 }
 
 #[tokio::test]
-async fn same_bytes_with_other_headers_are_a_foreign_object() {
+async fn same_bytes_with_other_headers_or_tags_are_a_foreign_object() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let ours = image_properties();
+    let others = [
+        (
+            "content type",
+            ObjectProperties {
+                content_type: Some("image/jpeg".into()),
+                ..ours.clone()
+            },
+        ),
+        (
+            "its tags differ",
+            ObjectProperties {
+                tags: [("kind".into(), "cover".into())].into(),
+                ..ours.clone()
+            },
+        ),
+        (
+            "its tags",
+            ObjectProperties {
+                tags: [].into(),
+                ..ours
+            },
+        ),
+    ];
+    for (number, (_, other)) in others.iter().enumerate() {
+        let path = format!("image/{number}.png");
+        let id = rig.add_image(&path).await;
+        let at = location("images-new", &format!("avatar/{number}.png"));
+        let put = rig.application.put_object(&at, path.clone().into(), other);
+        put.await.unwrap();
+        rig.feed_row(&id, &path).await;
+    }
+    let consumer = rig.spawn_consumer(&[]);
+    wait_until("the conflicts", async || {
+        rig.count_rows("failures").await == 3
+    })
+    .await;
+    for (number, (difference, _)) in others.iter().enumerate() {
+        let failure = format!(
+            "SELECT count(*) FROM bucket_brigade.failures
+              WHERE path = 'image/{number}.png' AND message LIKE '%{difference}%'"
+        );
+        assert_eq!(rig.query_number(&failure).await, 1, "{difference}");
+    }
+    stop_consumer(consumer).await;
+}
+
+/// Whoever may not read them cannot compare them.
+#[tokio::test]
+async fn tags_that_may_not_be_read_are_passed_over() {
     let rig = TestRig::new().await;
     rig.open_run().await;
     let id = rig.add_image("image/a.png").await;
-    let other = bucket_brigade_testbed::application::ObjectProperties {
-        content_type: Some("image/jpeg".into()),
-        ..image_properties()
-    };
-    let at = location("images-new", "avatar/a.png");
-    rig.application
-        .put_object(&at, b"image/a.png".to_vec(), &other)
-        .await
-        .unwrap();
+    rig.put_object("images-new", "avatar/a.png", b"image/a.png")
+        .await;
+    let denied = Fault::new("GetObjectTagging", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied.key_contains("avatar/"));
     rig.feed_row(&id, "image/a.png").await;
     let consumer = rig.spawn_consumer(&[]);
-    wait_until("the conflict", async || {
-        rig.failure_code(&id).await.is_some()
-    })
-    .await;
-    assert_eq!(
-        rig.query_number(
-            "SELECT count(*) FROM bucket_brigade.failures WHERE message LIKE '%content type%'"
-        )
-        .await,
-        1
-    );
+    rig.wait_until_drained().await;
+    assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
+    assert!(denied.hits() > 0);
     stop_consumer(consumer).await;
 }
 

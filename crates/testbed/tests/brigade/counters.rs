@@ -31,6 +31,7 @@ fn move_of(id: usize) -> PendingMove {
         etag: "etag".into(),
         size_bytes: None,
         is_source_gone: false,
+        is_found: false,
         companions: CompanionCopies::new(),
         fence: 0,
     }

@@ -100,6 +100,7 @@ impl LedgerPair {
                     new_path,
                     size_bytes: None,
                     is_source_gone: false,
+                    is_found: false,
                     companions: CompanionCopies::new(),
                 }
             })

@@ -344,6 +344,7 @@ async fn a_late_failure_leaves_a_newer_move_on_record() {
         etag: "e".into(),
         size_bytes: None,
         is_source_gone: false,
+        is_found: false,
         companions: CompanionCopies::new(),
         fence: 0,
     };

@@ -1,6 +1,6 @@
 //! Is what stands at the destination our copy? Asked only when a copy met an object there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
@@ -79,6 +79,9 @@ pub(super) async fn compare_destination(
         let difference = format!("its {difference} differs");
         return Ok(DestinationState::Different(difference));
     }
+    if !tags_are_equal(store, route, &source, &destination).await? {
+        return Ok(DestinationState::Different("its tags differ".into()));
+    }
     // Equal ETags prove equal bytes; different ones prove nothing (multipart uploads, KMS).
     if source.etag() != destination.etag()
         && !bytes_are_equal(store, route, &source, &destination).await?
@@ -100,12 +103,35 @@ fn first_difference(source: &ObjectHead, destination: &ObjectHead) -> Option<&'s
     {
         return Some(name);
     }
-    if metadata(source) != metadata(destination) {
-        return Some("user metadata");
+    (metadata(source) != metadata(destination)).then_some("user metadata")
+}
+
+/// Whether they are, as far as we may read them.
+async fn tags_are_equal(
+    store: &S3Store,
+    route: &MoveRoute,
+    source: &ObjectHead,
+    destination: &ObjectHead,
+) -> Result<bool, StoreError> {
+    if !store.source.may_have_tags(source) && destination.tag_count().unwrap_or(0) == 0 {
+        return Ok(true);
     }
-    let counts = source.tag_count().zip(destination.tag_count());
-    let differ = counts.is_some_and(|(source, destination)| source != destination);
-    differ.then_some("number of tags")
+    let ours = read_tags(&store.source, &route.source_key).await?;
+    let theirs = read_tags(&store.destination, &route.destination_key).await?;
+    Ok(ours.is_none() || theirs.is_none() || ours == theirs)
+}
+
+/// None where we may not read them.
+async fn read_tags(bucket: &S3Bucket, key: &str) -> Result<Option<BTreeSet<String>>, StoreError> {
+    match bucket.read_tags(key).await {
+        Ok(tags) => {
+            let tags = tags.unwrap_or_default();
+            let pairs = tags.split('&').filter(|pair| !pair.is_empty());
+            Ok(Some(pairs.map(ToOwned::to_owned).collect()))
+        }
+        Err(StoreError::Denied { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Range by range, so that a failed request costs no more than that.

@@ -78,6 +78,7 @@ async fn a_commit_that_arrives_after_a_rollback_moves_nothing() {
         etag: "e".into(),
         size_bytes: None,
         is_source_gone: false,
+        is_found: false,
         companions: CompanionCopies::new(),
         fence: before,
     };

@@ -215,3 +215,25 @@ async fn no_failure_loses_the_copy_that_was_made() {
         .await;
     }
 }
+
+/// It may be the application's: nothing shows that the run made it.
+#[tokio::test]
+async fn a_copy_that_was_there_before_is_no_orphan() {
+    let rig = TestRig::new().await;
+    rig.add_images(2).await;
+    rig.put_object("images-new", "avatar/0.png", b"image/0.png")
+        .await;
+    for _ in 0..2 {
+        rig.run_migration().await;
+        assert_eq!(rig.count_rows("moves").await, 2);
+        let back = rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+        assert_eq!((back.code, back.number_of("rolled_back")), (0, 2));
+        // That of the first round is found again, and is known.
+        assert_eq!(rig.count_rows("orphans").await, 1);
+    }
+    let cleaned = rig.run_json_command(&CLEAN).await;
+    assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 1));
+    assert!(rig.object_exists("images-new", "avatar/0.png").await);
+    assert!(!rig.object_exists("images-new", "avatar/1.png").await);
+    rig.assert_counts_agree().await;
+}
