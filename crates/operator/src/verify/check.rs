@@ -52,8 +52,8 @@ enum CheckAttempt {
 /// What was read of an object.
 enum ObjectReading<'a> {
     Checked(CheckAttempt),
-    /// The source is not what was copied, and why.
-    SourceChanged(CheckedObject<'a>, String),
+    /// The source is to be copied anew, and why.
+    Outdated(CheckedObject<'a>, Mismatch),
 }
 
 /// The image of a move, or a companion of it, as it was found.
@@ -211,9 +211,7 @@ impl MoveChecker<'_> {
     async fn check_once(&self, row: &MovedRow, route: &MoveRoute) -> anyhow::Result<CheckAttempt> {
         match until_stopped(self.stop, self.read_objects(row, route)).await? {
             ObjectReading::Checked(attempt) => Ok(attempt),
-            ObjectReading::SourceChanged(object, message) => {
-                Ok(self.recopy(&object, message).await?)
-            }
+            ObjectReading::Outdated(object, mismatch) => self.recopy(&object, mismatch).await,
         }
     }
 
@@ -246,20 +244,24 @@ impl MoveChecker<'_> {
             is_one_store: self.is_one_store,
         };
         let copy = object.copy.as_ref();
+        let source_changed = |message| ("SourceChanged", message);
         let found = match classify_move(row, copy, &object.source, self.is_one_store) {
             MoveVerdict::Intact => object.intact(None),
-            MoveVerdict::Mismatch(code, message) => object.mismatch(code, message),
+            MoveVerdict::Mismatch(code, message) if copy.is_none() && object.has_source() => {
+                return Ok(ObjectReading::Outdated(object, (code, message)));
+            }
+            MoveVerdict::Mismatch(code, message) => object.mismatch((code, message)),
             MoveVerdict::SourceChanged(message) => {
-                return Ok(ObjectReading::SourceChanged(object, message));
+                return Ok(ObjectReading::Outdated(object, source_changed(message)));
             }
             MoveVerdict::NeedsComparison => match self.compare_copy(route).await? {
                 DestinationState::Same(_) => object.intact(None),
                 DestinationState::Different(what) => {
-                    let message = format!("the source was written since: {what}");
-                    return Ok(ObjectReading::SourceChanged(object, message));
+                    let message = format!("source and copy are not the same: {what}");
+                    return Ok(ObjectReading::Outdated(object, source_changed(message)));
                 }
                 DestinationState::Empty | DestinationState::WithoutSource(_) => {
-                    let found = object.mismatch("SourceGone", CONCURRENT_WRITE.into());
+                    let found = object.mismatch(("SourceGone", CONCURRENT_WRITE.into()));
                     return Ok(ObjectReading::Checked(CheckAttempt::Retry(found)));
                 }
             },
@@ -273,27 +275,40 @@ impl MoveChecker<'_> {
         Ok(ObjectReading::Checked(CheckAttempt::Final(found)))
     }
 
-    /// The source is not what was copied: a mismatch, or copied anew where the row still names our copy.
+    /// The source is not what was copied, or the copy is gone: a mismatch, or copied anew where the row still names our
+    /// copy.
     async fn recopy(
         &self,
         object: &CheckedObject<'_>,
-        message: String,
-    ) -> Result<CheckAttempt, StoreError> {
-        let finding = object.mismatch("SourceChanged", message);
+        mismatch: Mismatch,
+    ) -> anyhow::Result<CheckAttempt> {
+        let finding = object.mismatch(mismatch);
         if !self.recopies || !object.row.is_current() {
             return Ok(CheckAttempt::Final(finding));
         }
+        // Whoever deletes an image deletes its row next, too.
+        if object.copy.is_none() && self.has_new_path(object.row).await? {
+            return Ok(CheckAttempt::Final(finding));
+        }
         let (route, ours) = (object.route, &object.row.etag);
-        let replace = async || self.store.replace_copy(route, ours).await;
+        let replace = async || match object.copy {
+            Some(_) => self.store.replace_copy(route, ours).await,
+            None => self.store.copy_whole(route).await,
+        };
         match retry_about_object(self.store, route, replace).await {
-            Ok(copied) => self.finding_after_recopy(object, copied.etag).await,
+            Ok(copied) => Ok(self.finding_after_recopy(object, copied.etag).await?),
             // Another row's check was first, or the application.
             Err(StoreError::DestinationExists) => Ok(CheckAttempt::Retry(finding)),
             Err(error) if is_object_error(&error) => Ok(CheckAttempt::Final(
-                object.mismatch("RecopyFailed", error.to_string()),
+                object.mismatch(("RecopyFailed", error.to_string())),
             )),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    async fn has_new_path(&self, row: &MovedRow) -> anyhow::Result<bool> {
+        let read = retry_statement(async || current_path(self.ledger, &row.id).await);
+        Ok(until_stopped(self.stop, read).await? != row.current_path)
     }
 
     /// The new copy is intact if the source was the same before and after it was made.
@@ -310,17 +325,19 @@ impl MoveChecker<'_> {
         let copy = stat_object(self.store, BucketSide::Destination, destination_key).await?;
         if copy.as_ref().is_none_or(|copy| copy.etag != etag) {
             // The application has written it since.
-            let finding = object.mismatch("SourceChanged", CONCURRENT_WRITE.into());
+            let finding = object.mismatch(("SourceChanged", CONCURRENT_WRITE.into()));
             return Ok(CheckAttempt::Retry(finding));
         }
+        let compared = self.compare_copy(object.route).await?;
         let source = stat_object(self.store, BucketSide::Source, source_key).await?;
-        let is_whole = copy.as_ref().zip(source.as_ref());
-        let is_whole = is_whole.is_some_and(|(copy, source)| may_be_equal(copy, source));
         let is_same = source.is_some_and(|source| object.source == SourceObject::Present(source));
-        let mismatch = match (is_same, is_whole) {
-            (true, true) => None,
-            (true, false) => Some(("CopyDiffers", "the store has copied other bytes".into())),
-            (false, _) => Some(("SourceChanged", CONCURRENT_WRITE.into())),
+        let mismatch = match compared {
+            DestinationState::Same(_) if is_same => None,
+            DestinationState::Different(what) if is_same => {
+                let message = format!("the store has not copied all: {what}");
+                Some(("CopyDiffers", message))
+            }
+            _ => Some(("SourceChanged", CONCURRENT_WRITE.into())),
         };
         Ok(CheckAttempt::Final(VerificationFinding {
             is_intact: mismatch.is_none(),
@@ -366,9 +383,13 @@ impl CheckedObject<'_> {
         }
     }
 
-    fn mismatch(&self, code: &'static str, message: String) -> VerificationFinding {
+    fn has_source(&self) -> bool {
+        matches!(self.source, SourceObject::Present(_))
+    }
+
+    fn mismatch(&self, mismatch: Mismatch) -> VerificationFinding {
         VerificationFinding {
-            mismatch: Some((code, message)),
+            mismatch: Some(mismatch),
             ..self.finding()
         }
     }
@@ -379,12 +400,6 @@ impl CheckedObject<'_> {
             ..self.finding()
         }
     }
-}
-
-/// As far as HEADs can tell.
-fn may_be_equal(copy: &ObjectStat, source: &ObjectStat) -> bool {
-    let is_md5 = copy.is_md5 && source.is_md5;
-    copy.size_bytes == source.size_bytes && (!is_md5 || copy.etag == source.etag)
 }
 
 fn unreadable_header(copy: Option<&ObjectStat>, source: &SourceObject) -> Option<&'static str> {

@@ -26,7 +26,7 @@
 //! page: killed anywhere, the next verify repeats the pages under way. With `--recopy` a copy is made anew and
 //! then written down; killed between the two, the ledger has the old ETag, and a later `verify --recopy`
 //! finds an object that equals its source and takes it over. A copy is made only over the very copy that is
-//! recorded (If-Match), so what the application writes there meanwhile stays.
+//! recorded (If-Match), or where none stands, so what the application writes there meanwhile stays.
 
 mod check;
 mod classify;

@@ -110,6 +110,8 @@ async fn recopy_repairs_copies_that_are_still_ours() {
     let second = rig.add_row("image/0.png").await;
     rig.add_image("image/1.png").await;
     let outdated = rig.add_image("image/2.png").await;
+    rig.add_image("image/3.png").await;
+    let deleted = rig.add_image("image/4.png").await;
     rig.run_migration().await;
     for name in ["0", "1", "2"] {
         let key = format!("image/{name}.png");
@@ -119,6 +121,10 @@ async fn recopy_repairs_copies_that_are_still_ours() {
     rig.put_object("images-new", "avatar/1.png", b"the application's")
         .await;
     rig.set_path(&outdated, "elsewhere/2.png").await;
+    rig.delete_object("images-new", "avatar/3.png").await;
+    rig.delete_object("images-new", "avatar/4.png").await;
+    rig.execute_sql(&format!("DELETE FROM images WHERE id = {deleted}"))
+        .await;
     let result = rig.run_json_command(&["verify", "--recopy"]).await;
     assert_eq!(
         (
@@ -126,9 +132,14 @@ async fn recopy_repairs_copies_that_are_still_ours() {
             result.number_of("recopied"),
             result.number_of("outdated")
         ),
-        (0, 2, 2)
+        (0, 3, 3)
     );
     assert_eq!(result.number_of("mismatched"), 0);
+    assert_eq!(
+        rig.destination_sha256("avatar/3.png").await.unwrap(),
+        sha256(b"image/3.png")
+    );
+    assert!(!rig.object_exists("images-new", "avatar/4.png").await);
     assert_eq!(
         rig.destination_sha256("avatar/0.png").await.unwrap(),
         sha256(b"newer, and longer")
