@@ -25,6 +25,9 @@ pub struct RunOptions {
     pub path_encoding: Option<PathEncoding>,
     /// An SQL expression: which rows with the old prefix are to move.
     pub row_filter: Option<String>,
+    /// Whether the feeder had its buckets at two endpoints: a bucket of the same name is another one elsewhere. No setting
+    /// of its own.
+    pub two_stores: Option<bool>,
 }
 
 /// Whether a setting that is not given differs from one that the ledger has.
@@ -69,6 +72,9 @@ impl RunOptions {
     }
 }
 
+/// Where it matters, the buckets are opened.
+const TWO_STORES: &str = "TWO_STORES";
+
 fn differences(
     ours: &Map<String, Value>,
     given: &Map<String, Value>,
@@ -79,6 +85,7 @@ fn differences(
     let differing = given
         .keys()
         .chain(missing)
+        .filter(|name| *name != TWO_STORES)
         .filter(|name| set_value(ours, name) != set_value(given, name));
     let describe = |options: &Map<String, Value>, name: &str| match options.get(name) {
         Some(Value::String(text)) => format!("'{text}'"),

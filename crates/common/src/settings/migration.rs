@@ -146,7 +146,7 @@ impl MigrationArgs {
         if needs_queue {
             queue_url = problems.require("QUEUE_URL", queue_url);
         }
-        let run = RunArgs {
+        let mut run = RunArgs {
             name: self.run_name.take(problems),
             table: self.images_table.take(problems),
             id_column: self.id_column.take(problems),
@@ -175,6 +175,7 @@ impl MigrationArgs {
                 "server needs both buckets in one store, with the same endpoint and profile",
             );
         }
+        run.options.two_stores = stores.has_two_endpoints().then_some(true);
         let run = parse_run(run, problems);
         Some(MigrationSettings {
             database: database?,

@@ -41,7 +41,9 @@ impl SkipReason {
             Self::Changed => "the application has changed the path since",
             Self::Deleted => "the application has deleted the row",
             Self::CopyReplaced => "the application has replaced the image under its new key",
-            Self::CopyGone => "the copy does not exist any more (feeder verify --recopy makes it anew)",
+            Self::CopyGone => {
+                "the copy does not exist any more (feeder verify --recopy makes it anew)"
+            }
             Self::SourceGone => "the source does not exist any more",
             Self::CompanionGone => "a companion's source does not exist any more",
             Self::CompanionReplaced => "the application has replaced a companion under its new key",

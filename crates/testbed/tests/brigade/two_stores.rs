@@ -75,6 +75,29 @@ async fn images_move_between_two_stores_and_back() {
     }
 }
 
+/// Both stores have such a bucket: a row would name nothing in the one that is meant.
+#[tokio::test]
+async fn a_consumer_whose_settings_name_one_of_two_stores_moves_nothing() {
+    let rig = TestRig::new().await;
+    let other = second_store().await;
+    let url = other.endpoint_url();
+    rig.add_images(3).await;
+    let mut feeder = rig.spawn("feeder", &[("DESTINATION_ENDPOINT", &*url)], &[]);
+    wait_until("the messages", async || rig.visible_messages().await == 3).await;
+    let ended = rig.run_program("consumer", &[]).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    let names_it = ended
+        .log
+        .contains("DESTINATION_ENDPOINT: the run is from one store");
+    assert!(names_it, "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 0);
+    let consumer = rig.spawn_consumer(&[("DESTINATION_ENDPOINT", &*url)]);
+    rig.wait_until_drained().await;
+    stop_consumer(consumer).await;
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
+    assert_eq!(other.count_objects("images-new"), 3);
+}
+
 #[tokio::test]
 async fn s3_elsewhere_than_the_queue_with_credentials_of_its_own() {
     let rig = TestRig::new().await;

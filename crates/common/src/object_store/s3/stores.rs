@@ -14,6 +14,10 @@ use crate::object_store::objects::BucketSide;
 use crate::preflight::PreflightError;
 use crate::settings::{BucketStore, StoreSettings};
 
+const ENDPOINTS: &str = "SOURCE_ENDPOINT, DESTINATION_ENDPOINT";
+
+const ONE_ENDPOINT: &str = "the run is from one store to another, by the feeder's settings, and these name one for both buckets";
+
 impl StoreSettings {
     /// Source and destination. Whether they are there is not asked yet; `timeout` is when a request that does
     /// not answer is given up.
@@ -28,6 +32,9 @@ impl StoreSettings {
         options: &RunOptions,
         timeout: Duration,
     ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
+        if options.two_stores == Some(true) && !self.has_two_endpoints() {
+            return Err(PreflightError::invalid(ENDPOINTS, ONE_ENDPOINT));
+        }
         let access = self.access(sdk, BucketSide::Destination, timeout).await?;
         let of_source = if self.is_one_store() {
             access.clone()
@@ -86,6 +93,10 @@ impl StoreSettings {
         let profile = |side: &BucketStore| side.profile.clone().map(|profile| profile.name);
         let store = |side: &BucketStore| (side.endpoint.clone(), profile(side));
         store(&self.source) == store(&self.destination)
+    }
+
+    pub fn has_two_endpoints(&self) -> bool {
+        self.source.endpoint != self.destination.endpoint
     }
 
     async fn access(
