@@ -146,12 +146,33 @@ impl MethodRequest<'_> {
         if self.stores.accept_unconditional {
             return Ok(());
         }
-        Err(PreflightError::invalid(
-            "ACCEPT_UNCONDITIONAL",
-            format!(
-                "the store ignores If-None-Match on copies and on uploads. {UNCONDITIONAL_WINDOW}. ACCEPT_UNCONDITIONAL=yes works all the same"
+        let method = self.options.copy_method.as_deref();
+        let (setting, ignored_on, remedy) = match method {
+            // Ceph honours it on uploads.
+            Some("server") => (
+                "COPY_METHOD",
+                "copies",
+                "It may honour it on uploads: COPY_METHOD=auto or stream",
             ),
-        ))
+            Some(_) if self.stores.is_one_store() => (
+                "COPY_METHOD",
+                "uploads",
+                "It may honour it on copies: COPY_METHOD=auto",
+            ),
+            _ => (
+                "ACCEPT_UNCONDITIONAL",
+                if self.stores.is_one_store() {
+                    "copies and on uploads"
+                } else {
+                    "uploads"
+                },
+                "ACCEPT_UNCONDITIONAL=yes works all the same",
+            ),
+        };
+        let problem = format!(
+            "the store ignores If-None-Match on {ignored_on}. {UNCONDITIONAL_WINDOW}. {remedy}"
+        );
+        Err(PreflightError::invalid(setting, problem))
     }
 }
 
@@ -252,5 +273,59 @@ fn write_error(bucket: &str, error: &StoreError) -> PreflightError {
             )
         }
         _ => PreflightError::denied(setting, problem),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::BucketStore;
+
+    #[test]
+    fn the_method_that_was_not_tried_comes_before_the_risk() {
+        let of_two = StoreSettings {
+            source: BucketStore {
+                endpoint: Some("https://other".into()),
+                ..BucketStore::default()
+            },
+            ..StoreSettings::default()
+        };
+        let of_one = StoreSettings::default();
+        let unconditional = "ACCEPT_UNCONDITIONAL=yes works all the same";
+        for (method, stores, ignored_on, remedy) in [
+            (
+                Some("server"),
+                &of_one,
+                "on copies.",
+                "COPY_METHOD=auto or stream",
+            ),
+            (Some("stream"), &of_one, "on uploads.", "COPY_METHOD=auto"),
+            (Some("stream"), &of_two, "on uploads.", unconditional),
+            (None, &of_two, "on uploads.", unconditional),
+            (None, &of_one, "on copies and on uploads.", unconditional),
+        ] {
+            let options = RunOptions {
+                copy_method: method.map(str::to_owned),
+                ..RunOptions::default()
+            };
+            let request = MethodRequest {
+                options: &options,
+                stores,
+                conditional_copy: None,
+                prefix: "",
+                source_prefix: "",
+            };
+            let refused = request.ensure_unconditional_accepted().unwrap_err();
+            let text = refused.to_string();
+            assert!(
+                text.contains(ignored_on) && text.ends_with(remedy),
+                "{text}"
+            );
+            assert_eq!(
+                text.contains(unconditional),
+                remedy == unconditional,
+                "{text}"
+            );
+        }
     }
 }
