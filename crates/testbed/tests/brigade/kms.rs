@@ -47,11 +47,15 @@ fn the_right_to_an_object_or_a_queue_comes_with_its_key() {
     assert_eq!(needed_keys(&operator), policy!("operator-kms"));
 }
 
-/// Source: Amazon S3 User Guide, "Required permissions": a copy with `x-amz-acl` needs it on the copy.
+/// Source: Amazon S3 User Guide, "Required permissions": a copy with `x-amz-acl` needs it on the copy. With
+/// `COPY_ACL=source` the source's is read; tags too are read of sources alone.
 #[test]
-fn acls_are_set_wherever_copies_are_written() {
-    let writes = policy!("consumer").into_iter();
-    let copies = writes.filter(|(action, _)| action == "s3:PutObject");
-    let acls = copies.map(|(_, resource)| ("s3:PutObjectAcl".to_owned(), resource));
+fn acls_are_set_wherever_copies_are_written_and_read_wherever_sources_are() {
+    let acls = policy!("consumer").into_iter();
+    let acls = acls.filter_map(|(action, resource)| match action.as_str() {
+        "s3:PutObject" => Some(("s3:PutObjectAcl".to_owned(), resource)),
+        "s3:GetObjectTagging" => Some(("s3:GetObjectAcl".to_owned(), resource)),
+        _ => None,
+    });
     assert_eq!(acls.collect::<BTreeSet<_>>(), policy!("copy-acl"));
 }
