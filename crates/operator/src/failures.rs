@@ -7,6 +7,7 @@ use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::LedgerRun;
 use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::{Setting, SettingsProblems, integer_between, setting};
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use crate::context::CommonArgs;
@@ -40,7 +41,7 @@ struct FailedRow {
 )]
 pub struct Args {
     /// Those with this code only
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = NonEmptyStringValueParser::new())]
     code: Option<String>,
     /// So many at most
     #[arg(long, value_name = "N", default_value = "100", value_parser = setting(integer_between(1_u32, 10_000_000)))]

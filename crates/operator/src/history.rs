@@ -55,9 +55,11 @@ struct HistoryEntry {
 
 impl From<OperatorArgs> for Operator {
     fn from(args: OperatorArgs) -> Self {
+        // A script's variable may be empty.
+        let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
         Self {
-            by: args.by.unwrap_or_else(default_operator_name),
-            reason: args.reason,
+            by: given(args.by).unwrap_or_else(default_operator_name),
+            reason: given(args.reason),
         }
     }
 }
@@ -130,5 +132,22 @@ fn default_operator_name() -> String {
     match of("HOSTNAME") {
         Some(host) => format!("{user}@{host}"),
         None => user,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_reason_is_none() {
+        for (reason, kept) in [("", None), (" ", None), ("release", Some("release"))] {
+            let operator = Operator::from(OperatorArgs {
+                reason: Some(reason.into()),
+                by: Some(String::new()),
+            });
+            assert_eq!(operator.reason.as_deref(), kept);
+            assert!(!operator.by.is_empty());
+        }
     }
 }

@@ -8,6 +8,7 @@ use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::{DatabaseArgs, SettingsProblems};
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +53,7 @@ SELECT (SELECT max(row_id) FROM page), (SELECT count(*) FROM gone)";
 pub struct Args {
     /// Rows that failed with this code only; dead letters then stay where they are, because they do not
     /// hold their code
-    #[arg(long, value_name = "CODE")]
+    #[arg(long, value_name = "CODE", value_parser = NonEmptyStringValueParser::new())]
     code: Option<String>,
     /// Do it; without this flag the command prints what would happen, and on a terminal asks
     #[arg(long)]
