@@ -91,6 +91,9 @@ pub(super) async fn ensure_schema(pool: &PgPool, session: PgConnection) -> Resul
         {
             Err(error.into())
         }
+        MigrateError::VersionMissing(step) if step > LATEST_MIGRATION => {
+            Err(later_version_error(step))
+        }
         other => Err(LedgerError::IncompatibleLedger(crate::aws::error_chain(
             &other,
         ))),
@@ -112,13 +115,17 @@ async fn migrate(mut session: PgConnection) -> Result<(), MigrateError> {
 /// It is a later version's.
 pub(super) async fn is_ready(pool: &PgPool) -> Result<bool, LedgerError> {
     match find_version(pool).await {
-        Ok(Some(step)) if step > LATEST_MIGRATION => Err(LedgerError::IncompatibleLedger(format!(
-            "it is that of a later version (step {step}): start the same version everywhere"
-        ))),
+        Ok(Some(step)) if step > LATEST_MIGRATION => Err(later_version_error(step)),
         Ok(version) => Ok(version == Some(LATEST_MIGRATION)),
         Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
         Err(error) => Err(error.into()),
     }
+}
+
+fn later_version_error(step: i64) -> LedgerError {
+    LedgerError::IncompatibleLedger(format!(
+        "it is that of a later version (step {step}): start the same version everywhere"
+    ))
 }
 
 /// Whether there is a ledger to bring up to date.
