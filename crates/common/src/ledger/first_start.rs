@@ -231,12 +231,10 @@ async fn check_new_run(
             run: run.name.clone(),
             differences: differences(run)?,
         }),
-        _ if spec.name.as_deref().is_some_and(is_number) => Err(LedgerError::setting(
-            "RUN_NAME",
-            "is a number, which commands take for that of a run: a name needs more than digits"
-                .into(),
-        )),
-        _ => ensure_paths_keep_their_meaning(pool, spec, table, &of_column).await,
+        _ => {
+            spec.ensure_may_be_new()?;
+            ensure_paths_keep_their_meaning(pool, spec, table, &of_column).await
+        }
     }
 }
 
@@ -362,8 +360,20 @@ impl RunRow {
     }
 }
 
-fn is_number(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_digit())
+impl RunSpec {
+    /// Not for the settings' parser: with a run's number for its name the settings find that run.
+    ///
+    /// # Errors
+    /// A name that no new run may have.
+    pub fn ensure_may_be_new(&self) -> Result<(), LedgerError> {
+        let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+        if !self.name.as_deref().is_some_and(is_number) {
+            return Ok(());
+        }
+        let problem =
+            "is a number, which commands take for that of a run: a name needs more than digits";
+        Err(LedgerError::setting("RUN_NAME", problem.into()))
+    }
 }
 
 /// Table and column, and a number where other runs have that name.

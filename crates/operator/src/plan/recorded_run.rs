@@ -37,6 +37,8 @@ pub(super) async fn check_ledger(
         );
     } else if server.has_ledger {
         return find_run(inspector, spec, second_run, checks).await;
+    } else if let Err(error) = spec.ensure_may_be_new() {
+        checks.fail_by_ledger("ledger", &error);
     } else if server.has_schema {
         let finding =
             "schema bucket_brigade is there without a ledger, which the feeder will create";

@@ -388,9 +388,11 @@ async fn assert_controls_work(rig: &TestRig) {
 #[tokio::test]
 async fn a_run_is_not_named_like_the_number_of_another() {
     let rig = TestRig::new().await;
-    let (code, log) = command(&rig, &[("RUN_NAME", "2")], &[]).await;
-    assert_eq!(code, 64, "{log}");
-    assert!(log.contains("RUN_NAME: is a number"), "{log}");
+    for (arguments, expected) in [(&["plan"][..], 1), (&[][..], 64)] {
+        let (code, log) = command(&rig, &[("RUN_NAME", "2")], arguments).await;
+        assert_eq!(code, expected, "{log}");
+        assert!(log.contains("RUN_NAME: is a number"), "{log}");
+    }
     rig.open_run().await;
     let (code, log) = command(&rig, &[("RUN_NAME", "1")], &["status"]).await;
     assert_eq!(code, 0, "{log}");
