@@ -11,7 +11,7 @@ use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
 use crate::exit;
 use crate::permissions::s3_arn;
 use crate::queue::sqs::SqsQueue;
-use crate::queue::{MessageQueue, PROBE_HANDLE, QueueAttributes, QueueError};
+use crate::queue::{MessageQueue, OWN_DEAD_LETTERS, PROBE_HANDLE, QueueAttributes, QueueError};
 use crate::retry::{Backoff, TransientError, retry};
 
 /// Why a run cannot start.
@@ -144,6 +144,10 @@ pub async fn check_queue(
         }
     };
     let attributes = queue.queue_attributes().await.map_err(refused)?;
+    if attributes.is_own_dead_letter_queue() {
+        let problem = format!("'{url}': {OWN_DEAD_LETTERS}; give it a dead-letter queue");
+        return Err(PreflightError::invalid(setting, problem));
+    }
     if attributes.max_receive_count.is_none() {
         tracing::warn!(
             queue = url,

@@ -88,6 +88,21 @@ mod tests {
     }
 
     #[test]
+    fn a_redrive_policy_may_name_the_queue_itself() {
+        let own = |arn: Option<&str>, dead_letter_arn: Option<&str>| {
+            let attributes = QueueAttributes {
+                arn: arn.map(str::to_owned),
+                dead_letter_arn: dead_letter_arn.map(str::to_owned),
+                ..QueueAttributes::default()
+            };
+            attributes.is_own_dead_letter_queue()
+        };
+        let (queue, dead) = (Some("arn:aws:sqs:a:1:queue"), Some("arn:aws:sqs:a:1:dead"));
+        assert!(own(queue, queue));
+        assert!(!own(queue, dead) && !own(queue, None) && !own(None, None));
+    }
+
+    #[test]
     fn delayed_messages_wait_too() {
         use QueueAttributeName as Name;
         let attributes = [

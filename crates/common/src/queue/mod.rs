@@ -105,6 +105,15 @@ pub struct QueueAttributes {
     pub dead_letter_arn: Option<String>,
 }
 
+/// A dead letter comes back at once.
+pub const OWN_DEAD_LETTERS: &str = "its redrive policy names the queue itself: messages that cannot be processed are received again until they expire";
+
+impl QueueAttributes {
+    pub fn is_own_dead_letter_queue(&self) -> bool {
+        self.arn.is_some() && self.arn == self.dead_letter_arn
+    }
+}
+
 /// Why a request to the queue had no effect that we know of.
 #[derive(Debug, Clone, Error)]
 pub enum QueueError {

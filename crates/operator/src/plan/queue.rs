@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::sqs::SqsQueue;
-use bucket_brigade_common::queue::{MessageQueue, QueueAttributes, QueueError};
+use bucket_brigade_common::queue::{MessageQueue, OWN_DEAD_LETTERS, QueueAttributes, QueueError};
 use humantime::format_duration;
 
 use super::check::PlanChecks;
@@ -32,11 +32,15 @@ pub(super) async fn check_queue(queue: &SqsQueue, checks: &mut PlanChecks) {
         );
     }
     check_messages(&facts, checks);
+    let mend = "give it a dead-letter queue, with maxReceiveCount 5";
     match queue.dead_letter_queue_of(&facts) {
+        Some(_) if facts.is_own_dead_letter_queue() => {
+            checks.fail("redrive", OWN_DEAD_LETTERS, mend);
+        }
         None => checks.fail(
             "redrive",
             "the queue has no redrive policy: messages that cannot be processed are received again until they expire",
-            "give it a dead-letter queue, with maxReceiveCount 5",
+            mend,
         ),
         Some(dead) => match dead.queue_attributes().await {
             Ok(dead) => check_redrive(&facts, &dead, checks),
