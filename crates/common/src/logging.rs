@@ -51,7 +51,21 @@ fn parse_format(text: &str) -> Result<bool, String> {
     }
 }
 
+/// What targets that log anything start with: our crates, and the libraries'.
+const KNOWN_TARGETS: [&str; 6] = ["bucket_brigade", "aws", "sqlx", "hyper", "h2", "rustls"];
+
 fn parse_filter(text: &str) -> Result<String, String> {
+    // A misspelt level would be a target, and the only one that is logged.
+    let is_known = |word: &str| {
+        let is_target = KNOWN_TARGETS.iter().any(|known| word.starts_with(known));
+        let is_level = word.is_empty() || word.parse::<LevelFilter>().is_ok();
+        is_level || is_target || word.contains(['=', '['])
+    };
+    if let Some(word) = text.split(',').map(str::trim).find(|word| !is_known(word)) {
+        return Err(format!(
+            "'{word}' is no level (error, warn, info, debug, trace, off); of another crate: {word}=info"
+        ));
+    }
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("is not a log filter: {error}")),
@@ -132,5 +146,25 @@ mod tests {
         assert!(interest.is_always());
         let hint = subscriber(DEFAULT_FILTER).max_level_hint();
         assert_eq!(hint, Some(LevelFilter::INFO));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_target() {
+        for bad in ["inof", "warn,inof", "inof,aws=warn"] {
+            let problem = parse_filter(bad).unwrap_err();
+            assert!(problem.starts_with("'inof' is no level"), "{problem}");
+        }
+        for good in [
+            DEFAULT_FILTER,
+            "INFO",
+            "off",
+            "0",
+            "bucket_brigade_consumer",
+            "sqlx::query, warn",
+            "inof=info",
+            "[move{run}]=debug",
+        ] {
+            assert_eq!(parse_filter(good).as_deref(), Ok(good));
+        }
     }
 }
