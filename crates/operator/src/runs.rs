@@ -164,11 +164,51 @@ pub async fn run_summaries(
 ) -> Result<Vec<RunSummary>, StatementError> {
     let query = sqlx::query_as(SELECT_RUNS).bind(run);
     let mut runs: Vec<RunSummary> = with_timeout(query.fetch_all(pool)).await?;
-    for run in &mut runs {
-        let eta = run.progress.format_eta(run.moved_per_second);
-        run.eta = Some(eta).filter(|eta| eta != "N/A");
-        let (by, why) = (run.paused_by.clone(), run.pause_reason.clone());
-        run.paused = (run.state == "paused").then(|| pause_description(by, why));
-    }
+    runs.iter_mut().for_each(RunSummary::complete);
     Ok(runs)
+}
+
+impl RunSummary {
+    /// Adds what follows from its row.
+    fn complete(&mut self) {
+        let progress = &mut self.progress;
+        if self.finished_at.is_some() {
+            // Less than were counted where the application deleted or changed rows before they were fed.
+            progress.in_scope = Some(progress.accounted_rows());
+        } else {
+            let eta = progress.format_eta(self.moved_per_second);
+            self.eta = Some(eta).filter(|eta| eta != "N/A");
+        }
+        let (by, why) = (self.paused_by.clone(), self.pause_reason.clone());
+        self.paused = (self.state == "paused").then(|| pause_description(by, why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_finished_run_nothing_is_left() {
+        let mut run = RunSummary {
+            progress: RunProgress {
+                in_scope: Some(20),
+                moved: 7,
+                changed: 2,
+                failed: 1,
+                ..RunProgress::default()
+            },
+            moved_per_second: 2.0,
+            ..RunSummary::default()
+        };
+        run.complete();
+        assert_eq!(
+            (run.progress.in_scope, run.eta.as_deref()),
+            (Some(20), Some("5s"))
+        );
+        run.eta = None;
+        run.finished_at = Some("2026-01-01T01:00:00Z".into());
+        run.complete();
+        assert_eq!((run.progress.in_scope, run.eta), (Some(10), None));
+    }
 }
