@@ -48,6 +48,24 @@ impl RunOptions {
         Ok(rule.with_encoding(encoding).with_companions(companions))
     }
 
+    /// What is set of the copies that a store may not know: the first setting, and all with their values.
+    pub fn copy_attributes(&self) -> Option<(&'static str, String)> {
+        let settings = [
+            ("STORAGE_CLASS", &self.storage_class),
+            ("SSE", &self.sse),
+            ("SSE_KMS_KEY_ID", &self.sse_kms_key_id),
+            ("COPY_ACL", &self.copy_acl),
+        ];
+        let given = settings
+            .iter()
+            .filter_map(|(name, value)| Some((*name, value.as_ref()?)));
+        let (first, _) = given.clone().next()?;
+        let all: Vec<String> = given
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        Some((first, all.join(", ")))
+    }
+
     pub(super) fn to_json(&self) -> String {
         let mut options = to_map(self);
         options.retain(|_, value| !is_off(value));

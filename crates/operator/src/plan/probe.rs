@@ -36,7 +36,7 @@ pub(super) async fn probe_copy(
     tracing::info!("one probe object of {whole} is copied to {location}, to be removed afterwards");
     let took = match probe.copy(request.source_key).await {
         Ok(took) => took,
-        Err(error) => return add_failed_copy(&error, checks),
+        Err(error) => return add_refused_copy(&error, request.run, checks),
     };
     objects.copy_duration = Some(took);
     let head = probe.head().await;
@@ -57,6 +57,16 @@ pub(super) async fn probe_copy(
             format!("{location} could not be removed: {error}"),
             "remove it by hand; s3:DeleteObject on the probes' keys",
         ),
+    }
+}
+
+fn add_refused_copy(error: &StoreError, run: &RunSpec, checks: &mut PlanChecks) {
+    match (error, run.options.copy_attributes()) {
+        (StoreError::Suspect { .. }, Some((_, given))) => {
+            let mend = format!("the store may not support {given}");
+            checks.fail("copy", format!("a copy failed: {error}"), mend);
+        }
+        _ => add_failed_copy(error, checks),
     }
 }
 

@@ -96,6 +96,11 @@ impl MethodRequest<'_> {
                 return self.finish(store).await;
             }
         }
+        if self.options.copy_attributes().is_some() {
+            // NotImplemented may be about these, and not about the condition.
+            let check = async || store.check_plain_copy(self.prefix).await.map(|()| true);
+            self.probe(&store, check).await?;
+        }
         self.ensure_unconditional_accepted()?;
         tracing::warn!(
             "the store ignores If-None-Match: a HEAD goes before each copy; {UNCONDITIONAL_WINDOW}"
@@ -139,7 +144,12 @@ impl MethodRequest<'_> {
         honours: impl AsyncFn() -> Result<bool, StoreError>,
     ) -> Result<bool, PreflightError> {
         let bucket = store.destination.name();
-        retry_transient(async || honours().await.map_err(|error| write_error(bucket, &error))).await
+        retry_transient(async || {
+            honours()
+                .await
+                .map_err(|error| self.write_error(bucket, &error))
+        })
+        .await
     }
 
     fn ensure_unconditional_accepted(&self) -> Result<(), PreflightError> {
@@ -173,6 +183,32 @@ impl MethodRequest<'_> {
             "the store ignores If-None-Match on {ignored_on}. {UNCONDITIONAL_WINDOW}. {remedy}"
         );
         Err(PreflightError::invalid(setting, problem))
+    }
+
+    fn write_error(&self, bucket: &str, error: &StoreError) -> PreflightError {
+        let setting = "DESTINATION_BUCKET_NAME";
+        let problem = format!("cannot write to bucket '{bucket}': {error}");
+        match (error, self.options.copy_attributes()) {
+            (StoreError::Throttled { .. } | StoreError::Transient { .. }, _) => {
+                PreflightError::unreachable(setting, problem)
+            }
+            (StoreError::Suspect { code, .. }, _) if code == "InvalidStorageClass" => {
+                PreflightError::invalid("STORAGE_CLASS", problem)
+            }
+            (StoreError::Suspect { code, .. }, _) if code == "AccessControlListNotSupported" => {
+                PreflightError::invalid(
+                    "COPY_ACL",
+                    format!(
+                        "bucket '{bucket}' has its ACLs disabled: leave COPY_ACL out and open the bucket by a policy, or enable ACLs (Object Ownership)"
+                    ),
+                )
+            }
+            (StoreError::Suspect { .. }, Some((setting, given))) => {
+                let problem = format!("{problem}; the store may not support {given}");
+                PreflightError::invalid(setting, problem)
+            }
+            _ => PreflightError::denied(setting, problem),
+        }
     }
 }
 
@@ -254,32 +290,42 @@ impl S3Store {
     }
 }
 
-fn write_error(bucket: &str, error: &StoreError) -> PreflightError {
-    let setting = "DESTINATION_BUCKET_NAME";
-    let problem = format!("cannot write to bucket '{bucket}': {error}");
-    match error {
-        StoreError::Throttled { .. } | StoreError::Transient { .. } => {
-            PreflightError::unreachable(setting, problem)
-        }
-        StoreError::Suspect { code, .. } if code == "InvalidStorageClass" => {
-            PreflightError::invalid("STORAGE_CLASS", problem)
-        }
-        StoreError::Suspect { code, .. } if code == "AccessControlListNotSupported" => {
-            PreflightError::invalid(
-                "COPY_ACL",
-                format!(
-                    "bucket '{bucket}' has its ACLs disabled: leave COPY_ACL out and open the bucket by a policy, or enable ACLs (Object Ownership)"
-                ),
-            )
-        }
-        _ => PreflightError::denied(setting, problem),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::settings::BucketStore;
+
+    fn request<'a>(options: &'a RunOptions, stores: &'a StoreSettings) -> MethodRequest<'a> {
+        MethodRequest {
+            options,
+            stores,
+            conditional_copy: None,
+            prefix: "",
+            source_prefix: "",
+        }
+    }
+
+    #[test]
+    fn a_refusal_without_a_reason_names_what_is_set_of_the_copies() {
+        let error = StoreError::Suspect {
+            code: "InvalidArgument".into(),
+            message: "HTTP status 400 without a message".into(),
+        };
+        let written = |options: &RunOptions| {
+            let stores = StoreSettings::default();
+            let refused = request(options, &stores).write_error("to-bucket", &error);
+            refused.to_string()
+        };
+        let mut options = RunOptions::default();
+        let text = written(&options);
+        assert!(text.starts_with("DESTINATION_BUCKET_NAME: "), "{text}");
+        options.sse = Some("AES256".into());
+        options.storage_class = Some("STANDARD_IA".into());
+        let text = written(&options);
+        assert!(text.starts_with("STORAGE_CLASS: "), "{text}");
+        let given = "may not support STORAGE_CLASS=STANDARD_IA, SSE=AES256";
+        assert!(text.ends_with(given), "{text}");
+    }
 
     #[test]
     fn the_method_that_was_not_tried_comes_before_the_risk() {
@@ -308,15 +354,8 @@ mod tests {
                 copy_method: method.map(str::to_owned),
                 ..RunOptions::default()
             };
-            let request = MethodRequest {
-                options: &options,
-                stores,
-                conditional_copy: None,
-                prefix: "",
-                source_prefix: "",
-            };
-            let refused = request.ensure_unconditional_accepted().unwrap_err();
-            let text = refused.to_string();
+            let refused = request(&options, stores).ensure_unconditional_accepted();
+            let text = refused.unwrap_err().to_string();
             assert!(
                 text.contains(ignored_on) && text.ends_with(remedy),
                 "{text}"

@@ -58,7 +58,21 @@ impl S3Store {
         honours
     }
 
-    /// The same of an upload in parts.
+    /// The same copy without a condition.
+    pub(super) async fn check_plain_copy(&self, prefix: &str) -> Result<(), StoreError> {
+        let (from, onto) = (self.copy_probe(prefix), self.copy_probe(prefix));
+        let copied = async {
+            from.put(b"new").await?;
+            onto.write(&self.destination, &from.key, CopyCondition::None)
+                .await
+        };
+        let copied = copied.await;
+        from.remove_or_warn().await;
+        onto.remove_or_warn().await;
+        copied
+    }
+
+    /// What [`honours_condition`](Self::honours_condition) finds out, of an upload in parts.
     pub(super) async fn honours_conditional_complete(
         &self,
         prefix: &str,
