@@ -106,6 +106,16 @@ pub async fn retry_transient<T, E: TransientError>(
     .await
 }
 
+/// A request to the queue that could not be sent, as the setting that is missing.
+pub fn unsent_error(error: &QueueError) -> Option<PreflightError> {
+    match error {
+        QueueError::Refused { code, message, .. } if code == NOT_SENT_CODE => {
+            Some(no_credentials(message))
+        }
+        _ => None,
+    }
+}
+
 /// Before the first request, what is most often missing is not ours to name more precisely: the SDK
 /// looks for credentials and region in a dozen places.
 fn no_credentials(message: &str) -> PreflightError {
@@ -130,18 +140,19 @@ pub async fn check_queue(
     url: &str,
 ) -> Result<QueueAttributes, PreflightError> {
     let setting = "QUEUE_URL";
-    let refused = |error| match error {
-        QueueError::Refused { code, message, .. } if code == NOT_SENT_CODE => {
-            no_credentials(&message)
-        }
-        error if error.is_about_missing_queue() => {
-            let problem = format!("there is no queue '{url}' in this account and region");
-            PreflightError::invalid(setting, problem)
-        }
-        QueueError::Refused { .. } => PreflightError::denied(setting, format!("'{url}': {error}")),
-        QueueError::Unavailable { .. } => {
-            PreflightError::unreachable(setting, format!("'{url}': {error}"))
-        }
+    let refused = |error: QueueError| {
+        unsent_error(&error).unwrap_or_else(|| match error {
+            _ if error.is_about_missing_queue() => {
+                let problem = format!("there is no queue '{url}' in this account and region");
+                PreflightError::invalid(setting, problem)
+            }
+            QueueError::Refused { .. } => {
+                PreflightError::denied(setting, format!("'{url}': {error}"))
+            }
+            QueueError::Unavailable { .. } => {
+                PreflightError::unreachable(setting, format!("'{url}': {error}"))
+            }
+        })
     };
     let attributes = queue.queue_attributes().await.map_err(refused)?;
     if attributes.is_own_dead_letter_queue() {

@@ -35,7 +35,7 @@ pub(crate) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(7);
 /// container or instance role. The SDK tries again where it asks for credentials; on the clients made of
 /// this, our own policy is the only one.
 pub async fn load_config() -> SdkConfig {
-    config_loader().load().await
+    without_empty_region(config_loader().load().await)
 }
 
 /// The same of one profile: its credentials and region, whatever the environment says.
@@ -43,12 +43,21 @@ pub(crate) async fn load_profile(name: &str) -> SdkConfig {
     let credentials = ProfileFileCredentialsProvider::builder().profile_name(name);
     let region = ProfileFileRegionProvider::builder().profile_name(name);
     let region = RegionProviderChain::first_try(region.build()).or_default_provider();
-    config_loader()
+    let sdk = config_loader()
         .profile_name(name)
         .credentials_provider(credentials.build())
         .region(region)
         .load()
-        .await
+        .await;
+    without_empty_region(sdk)
+}
+
+/// The SDK takes an empty `AWS_REGION` for a region, and says then only that an interceptor failed.
+fn without_empty_region(sdk: SdkConfig) -> SdkConfig {
+    match sdk.region() {
+        Some(region) if region.as_ref().is_empty() => sdk.into_builder().region(None).build(),
+        _ => sdk,
+    }
 }
 
 fn config_loader() -> ConfigLoader {
@@ -173,6 +182,27 @@ mod tests {
             let error = asked_with(provider).await;
             assert_eq!(error.origin, origin, "{provider:?}: {error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_empty_region_is_reported_as_none() {
+        let credentials = Credentials::new("id", "secret", None, None, "test");
+        let sdk = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(""))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .build();
+        let asked = client(&without_empty_region(sdk))
+            .list_queues()
+            .send()
+            .await;
+        let error = RequestError::from(asked.unwrap_err());
+        assert_eq!(error.code, NOT_SENT_CODE);
+        assert!(
+            error.message.contains("Missing Region"),
+            "{}",
+            error.message
+        );
     }
 
     #[tokio::test]

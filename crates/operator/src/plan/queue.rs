@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bucket_brigade_common::preflight::unsent_error;
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::sqs::SqsQueue;
 use bucket_brigade_common::queue::{MessageQueue, OWN_DEAD_LETTERS, QueueAttributes, QueueError};
@@ -50,6 +51,9 @@ pub(super) async fn check_queue(queue: &SqsQueue, checks: &mut PlanChecks) {
 }
 
 fn add_unreachable(about: &'static str, error: &QueueError, checks: &mut PlanChecks) {
+    if let Some(error) = unsent_error(error) {
+        return checks.fail_by(about, &error);
+    }
     let mend = "check QUEUE_URL, AWS_REGION, the credentials, and deploy/policies/operator.json";
     checks.fail(about, error.to_string(), mend);
 }
