@@ -1,5 +1,8 @@
 //! What a process depends on, and what of that is down: logged once per outage, and over by itself.
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,20 +72,28 @@ struct DependencyState {
     last_success: Option<Instant>,
     /// Whether the last heartbeat was not taken.
     missed_heartbeat: bool,
-    /// What was logged last, and when.
-    logged: Option<(String, Instant)>,
+    /// What was logged lately, and when it was met last.
+    logged: Vec<(String, Instant)>,
 }
 
-/// Where some calls fail and others do not, an outage comes and goes: for so long it is not logged again.
+/// Where some calls fail and others do not, an outage comes and goes: a reason that was not met for so long is logged
+/// again.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// How many reasons are logged in that time.
+const MAX_LOGGED: usize = 3;
 
 impl DependencyState {
     fn log_once(&mut self, reason: &str) -> bool {
-        let known =
-            |(logged, at): &(String, Instant)| logged == reason && at.elapsed() < LOG_INTERVAL;
-        let is_new = !self.logged.as_ref().is_some_and(known);
+        let now = Instant::now();
+        self.logged.retain(|(_, at)| now - *at < LOG_INTERVAL);
+        if let Some((_, at)) = self.logged.iter_mut().find(|(logged, _)| logged == reason) {
+            *at = now;
+            return false;
+        }
+        let is_new = self.logged.len() < MAX_LOGGED;
         if is_new {
-            self.logged = Some((reason.to_owned(), Instant::now()));
+            self.logged.push((reason.to_owned(), now));
         }
         is_new
     }
@@ -219,7 +230,7 @@ impl Health {
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         let is_over = since.is_some_and(|since| state.last_success >= Some(since));
-        if state.outage.is_some() || is_over {
+        if is_over {
             return;
         }
         let (name, advice) = (dependency.display_name(), self.advice(dependency));
@@ -249,8 +260,9 @@ impl Health {
                 "{name} cannot be used: receiving stops until it can; what is in hand is kept"
             ),
         }
-        state.outage = Some(reason);
-        shared.changed.notify_waiters();
+        if state.outage.replace(reason).is_none() {
+            shared.changed.notify_waiters();
+        }
     }
 
     fn advice(&self, dependency: Dependency) -> &'static str {
@@ -328,122 +340,5 @@ impl Health {
                 changed.await;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::time::{advance, timeout};
-
-    #[tokio::test(start_paused = true)]
-    async fn one_failure_is_no_outage_and_a_late_one_no_second_outage() {
-        let health = Health::new(WorkerRole::Feeder);
-        let began = Instant::now();
-        health.record_failure(Dependency::Database, began, 1, "refused");
-        assert_eq!(health.outage(), None);
-        health.record_failure(Dependency::Database, began, 2, "refused");
-        let outage = health.outage().unwrap_or_default();
-        assert!(
-            outage.starts_with("the database: refused; check"),
-            "{outage}"
-        );
-        advance(Duration::from_secs(1)).await;
-        health.mark_up(Dependency::Database);
-        assert_eq!(health.outage(), None);
-        health.record_failure(Dependency::Database, began, 9, "refused");
-        assert_eq!(health.outage(), None);
-        advance(Duration::from_secs(1)).await;
-        health.record_failure(Dependency::Database, Instant::now(), 2, "refused");
-        assert!(health.outage().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_call_that_alone_fails_again_and_again_is_noticed() {
-        let health = Health::new(WorkerRole::Feeder);
-        let database = Dependency::Database;
-        for failures in 1..=3 {
-            assert_eq!(health.outage(), None);
-            let began = Instant::now();
-            health.mark_up(database);
-            health.record_call_failure(database, began, failures, ("reading", "locked"));
-        }
-        health.mark_up(database);
-        health.record_success(database, "counting");
-        let outage = health.outage().unwrap_or_default();
-        assert!(
-            outage.starts_with("the database: reading: locked"),
-            "{outage}"
-        );
-        health.record_success(database, "reading");
-        assert_eq!(health.outage(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_queue_is_noticed_at_once() {
-        let health = Health::new(WorkerRole::Consumer);
-        let began = Instant::now();
-        advance(Duration::from_secs(1)).await;
-        health.record_failure(Dependency::Queue, began, 1, "throttled");
-        assert_eq!(health.outage(), None);
-        advance(Duration::from_secs(7)).await;
-        health.record_failure(Dependency::Queue, began, 1, "no response");
-        assert!(health.outage().is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_dependency_has_its_own_outage() {
-        let health = Health::new(WorkerRole::Feeder);
-        health.record_failure(Dependency::Queue, Instant::now(), 3, "gone");
-        health.mark_up(Dependency::Database);
-        let outage = health.outage().unwrap_or_default();
-        assert!(outage.contains("sqs:SendMessage"), "{outage}");
-        assert!(health.is_up(Dependency::Objects));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_goes_on_when_the_outage_is_over() {
-        let health = Health::new(WorkerRole::Consumer);
-        health.wait_until_up(Dependency::Objects).await;
-        health.mark_down(Dependency::Objects, "denied");
-        health.wait_until_down(Dependency::Objects).await;
-        let wait = Duration::from_secs(1);
-        let waiting = timeout(wait, health.wait_until_up(Dependency::Objects));
-        assert!(waiting.await.is_err());
-        health.mark_up(Dependency::Objects);
-        health.wait_until_up(Dependency::Objects).await;
-    }
-
-    #[test]
-    fn each_run_has_buckets_of_its_own() {
-        let process = Health::new(WorkerRole::Consumer);
-        let (one, other) = (process.for_run("one"), process.for_run("other"));
-        one.mark_down(Dependency::Objects, "denied");
-        assert!(other.outage().is_none() && process.outage().is_none());
-        process.mark_down(Dependency::Queue, "gone");
-        assert!(!other.is_up(Dependency::Queue) && other.own_outage().is_none());
-        assert!(process.outage().is_some() && process.own_outage().is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_run_whose_table_is_closed_holds_up_no_other_while_heartbeats_get_through() {
-        let process = Health::new(WorkerRole::Consumer);
-        let (one, other) = (process.for_run("one"), process.for_run("other"));
-        let fail = || one.record_failure(Dependency::Database, Instant::now(), 2, "locked");
-        advance(Duration::from_mins(1)).await;
-        other.record_heartbeat(true);
-        fail();
-        assert!(one.own_outage().is_some() && one.outage().is_some());
-        assert!(process.outage().is_none() && other.outage().is_none());
-        // In an outage of all nothing gets through.
-        advance(HEARTBEATS_MISSED_AFTER * 2).await;
-        other.record_heartbeat(false);
-        fail();
-        assert!(process.outage().is_some() && other.outage().is_some());
-        assert!(other.own_outage().is_none());
-        other.record_heartbeat(true);
-        assert!(process.outage().is_none() && one.outage().is_some());
-        one.mark_up(Dependency::Database);
-        assert!(one.outage().is_none());
     }
 }

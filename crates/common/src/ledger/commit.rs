@@ -284,10 +284,9 @@ impl PostgresLedger {
         let query = sqlx::query_scalar(sql)
             .bind(self.run_id)
             .bind(self.opened_at);
-        match with_timeout(query.fetch_one(&self.pool)).await? {
-            true => Ok(()),
-            false => Err(statement_error(&sqlx::Error::RowNotFound)),
-        }
+        let is_there: bool = with_timeout(query.fetch_one(&self.pool)).await?;
+        let gone = || statement_error(&sqlx::Error::RowNotFound);
+        is_there.then_some(()).ok_or_else(gone)
     }
 
     pub(super) async fn fetch_rows(

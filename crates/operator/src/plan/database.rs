@@ -217,24 +217,16 @@ fn check_connections(server: &ServerInfo, consumers: u32, checks: &mut PlanCheck
         "{consumers} consumers and the feeder need {needed}, of {} there are {free} free",
         server.max_connections
     );
-    let limits = [
-        ("DATABASE", server.database_limit),
-        ("ROLE", server.role_limit),
-    ];
-    for (name, limit) in limits {
-        if let Some(limit) = limit.filter(|limit| *limit < needed) {
-            let finding = format!(
-                "{consumers} consumers and the feeder need {needed}, and this {name} may have {limit}"
-            );
-            let mend = format!("ALTER {name} … CONNECTION LIMIT, or fewer consumers");
-            // Those of the consumers are another role's, perhaps.
-            return match name {
-                "ROLE" if limit >= FEEDER_CONNECTIONS.into() => {
-                    checks.warn("connections", finding, mend)
-                }
-                _ => checks.fail("connections", finding, mend),
-            };
+    if let Some((name, limit)) = server.lower_limit(needed) {
+        let finding = format!(
+            "{consumers} consumers and the feeder need {needed}, and this {name} may have {limit}"
+        );
+        let mend = format!("ALTER {name} … CONNECTION LIMIT, or fewer consumers");
+        // Those of the consumers are another role's, perhaps.
+        if name == "ROLE" && limit >= FEEDER_CONNECTIONS.into() {
+            return checks.warn("connections", finding, mend);
         }
+        return checks.fail("connections", finding, mend);
     }
     if needed <= free {
         return checks.ok("connections", finding);

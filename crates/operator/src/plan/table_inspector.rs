@@ -166,6 +166,19 @@ pub(super) struct ServerInfo {
     pub(super) version: String,
 }
 
+impl ServerInfo {
+    /// What may not have so many connections, and how many it may.
+    pub(super) fn lower_limit(&self, needed: i64) -> Option<(&'static str, i64)> {
+        let limits = [("DATABASE", self.database_limit), ("ROLE", self.role_limit)];
+        let limits = limits
+            .into_iter()
+            .filter_map(|(name, limit)| Some((name, limit?)));
+        limits
+            .filter(|(_, limit)| *limit < needed)
+            .min_by_key(|(_, limit)| *limit)
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct CountRow {
     in_scope: i64,

@@ -122,7 +122,7 @@ async fn a_copy_is_read_back_with_the_application_s_eyes() {
     let before = rig.cloud.request_counts().snapshot_by("feeder");
     let bad = plan("nobody").await;
     assert_eq!(bad.code, Some(64), "{}", bad.log);
-    let words = "APPLICATION_PROFILE: profile 'nobody' has no credentials";
+    let words = "APPLICATION_PROFILE: there is no profile 'nobody', or it has no credentials";
     assert!(bad.log.contains(words), "{}", bad.log);
     let after = rig.cloud.request_counts().snapshot_by("feeder");
     assert_eq!(after, before, "nothing is touched");

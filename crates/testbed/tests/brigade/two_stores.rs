@@ -70,7 +70,7 @@ async fn images_move_between_two_stores_and_back() {
         let nobody = [&settings[..1], &[(setting, "nobody")]].concat();
         let ended = rig.run_program("consumer", &nobody).await;
         assert_eq!(ended.code, Some(64), "{}", ended.log);
-        let words = format!("{setting}: profile 'nobody' has no credentials");
+        let words = format!("{setting}: there is no profile 'nobody', or it has no credentials");
         assert!(ended.log.contains(&words), "{}", ended.log);
     }
 }

@@ -140,7 +140,7 @@ async fn load_checked_profile(
         && let Err(error) = provider.provide_credentials().await
     {
         let problem = format!(
-            "profile '{profile}' has no credentials: {}",
+            "there is no profile '{profile}', or it has no credentials: {}",
             error_chain(&error)
         );
         return Err(PreflightError::invalid(setting, problem));
