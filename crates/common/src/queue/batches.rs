@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::queue::{DeadLetter, EntryOutcome, MessageAttribute, OutgoingMessage};
+use crate::queue::{DeadLetter, EntryOutcome, MessageAttribute, OutgoingMessage, is_about_entry};
 use crate::trace::TRACEPARENT;
 
 #[derive(Debug, Serialize)]
@@ -149,23 +149,6 @@ impl FailedEntry {
     }
 }
 
-/// Whether sending the same entry again is pointless. Throttling, limits and the key come as the sender's
-/// fault, too, and are the same for every entry.
-fn is_about_entry(code: &str) -> bool {
-    const ABOUT_ALL: [&str; 9] = [
-        "Throttl",
-        "OverLimit",
-        "Kms",
-        "KMS",
-        "Denied",
-        "Unavailable",
-        "Internal",
-        "QueueDoesNotExist",
-        "NonExistentQueue",
-    ];
-    !ABOUT_ALL.iter().any(|part| code.contains(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +164,7 @@ mod tests {
             4,
             r#"{"Successful": [{"Id": "0"}, {"Id": "99"}], "Failed": [
                 {"Id": "1", "Code": "Code", "SenderFault": false},
-                {"Id": "2", "Code": "Code", "SenderFault": true}]}"#,
+                {"Id": "2", "Code": "InvalidMessageContents", "SenderFault": true}]}"#,
         );
         assert_eq!(all[0], EntryOutcome::Done);
         assert!(matches!(all[1], EntryOutcome::Retry(_)));
@@ -193,15 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn throttling_and_keys_are_no_fault_of_an_entry() {
-        let of_all = "RequestThrottled ThrottlingException KmsThrottled KMS.ThrottlingException OverLimit KmsAccessDenied KmsDisabled AccessDeniedException ServiceUnavailable InternalError";
+    fn only_what_is_known_to_be_about_an_entry_is_final() {
+        let of_all = "OptInRequired NeverSeenBefore InvalidSecurity RequestThrottled ThrottlingException KmsThrottled KMS.ThrottlingException OverLimit KmsAccessDenied KmsDisabled AccessDeniedException ServiceUnavailable InternalError";
         for code in of_all.split(' ') {
             let failed = format!(r#"{{"Id": "0", "Code": "{code}", "SenderFault": true}}"#);
             let all = outcomes(1, &format!(r#"{{"Failed": [{failed}]}}"#));
             assert!(matches!(all[0], EntryOutcome::Retry(_)), "{code}");
         }
-        let of_one =
-            "InvalidMessageContents MessageTooLong InvalidParameterValue ReceiptHandleIsInvalid";
+        let of_one = "InvalidMessageContents MessageTooLong InvalidParameterValue ReceiptHandleIsInvalid AWS.SimpleQueueService.MessageNotInflight";
         for code in of_one.split(' ') {
             assert!(is_about_entry(code), "{code}");
         }

@@ -142,6 +142,11 @@ impl QueueError {
         self.has_code(&MISSING_QUEUE_CODES)
     }
 
+    /// Whether a whole batch may be refused for one of its entries.
+    pub fn is_about_entries(&self) -> bool {
+        self.has_code(&ENTRY_CODES)
+    }
+
     fn has_code(&self, codes: &[&str]) -> bool {
         matches!(self, Self::Refused { code, .. } if codes.iter().any(|one| code.contains(one)))
     }
@@ -149,6 +154,24 @@ impl QueueError {
 
 /// Source: Amazon SQS API reference, "Common errors".
 const DENIED_CODES: [&str; 3] = ["AccessDenied", "NotAuthorized", "Forbidden"];
+
+/// What is wrong with one entry: its contents, its size, its receipt handle. Whatever else is refused (throttling,
+/// limits, the key, the account) is refused to every entry, a code that is not known included.
+/// Source: Amazon SQS API reference, errors of `SendMessage`, `DeleteMessage` and `ChangeMessageVisibility`.
+const ENTRY_CODES: [&str; 8] = [
+    "InvalidMessageContents",
+    "InvalidParameterValue",
+    "InvalidAttributeValue",
+    "InvalidBatchEntryId",
+    "MessageTooLong",
+    "BatchRequestTooLong",
+    "ReceiptHandleIsInvalid",
+    "MessageNotInflight",
+];
+
+fn is_about_entry(code: &str) -> bool {
+    ENTRY_CODES.iter().any(|one| code.contains(one))
+}
 
 const MISSING_QUEUE_CODES: [&str; 2] = ["QueueDoesNotExist", "NonExistentQueue"];
 
