@@ -7,6 +7,7 @@ use aws_sdk_s3::types::RequestPayer;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::aws::signer::TIME_SKEWED;
 use crate::aws::{ErrorOrigin, NOT_SENT_CODE, RequestError};
 use crate::exit;
 use crate::permissions::s3_arn;
@@ -231,11 +232,13 @@ pub async fn check_bucket(
                 "bucket '{bucket}' is in another region than AWS_REGION says (SOURCE_REGION is for the source's, when the two differ): {message}"
             ),
         ),
-        (ErrorOrigin::Service, 403) if code != "AccessDenied" => PreflightError::denied(
-            setting,
-            format!("access to bucket '{bucket}' is refused: {code}: {message}"),
-        ),
-        (ErrorOrigin::Service, 403) => PreflightError::denied(
+        (ErrorOrigin::Service, 403) if code != "AccessDenied" && code != TIME_SKEWED => {
+            PreflightError::denied(
+                setting,
+                format!("access to bucket '{bucket}' is refused: {code}: {message}"),
+            )
+        }
+        (ErrorOrigin::Service, 403) if code != TIME_SKEWED => PreflightError::denied(
             setting,
             format!(
                 "access to bucket '{bucket}' is denied (s3:ListBucket on {} is needed; without it a missing image looks like a forbidden one)",

@@ -8,6 +8,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::exchange;
+use super::signer::TIME_SKEWED;
 use crate::permissions::{describe_denial, describe_key_denial};
 
 /// Our code for a request that was never sent, for want of credentials, a region or an endpoint.
@@ -48,6 +49,19 @@ impl RequestError {
             message: error_chain(error),
             status: 0,
         }
+    }
+
+    /// Names a clock that is off as S3 does: SQS calls it a wrong signature.
+    /// Source: AWS Signature Version 4, "Troubleshoot AWS signature errors".
+    #[must_use]
+    pub(crate) fn name_skew(mut self) -> Self {
+        let said = ["Signature expired", "Signature not yet current"];
+        let is_said = said.iter().any(|text| self.message.starts_with(text));
+        if is_said || ["RequestExpired", TIME_SKEWED].contains(&&*self.code) {
+            TIME_SKEWED.clone_into(&mut self.code);
+            self.message = format!("this host's clock is off: {}", self.message);
+        }
+        self
     }
 
     /// With the right that is missing, where access is denied and the service does not name it.
@@ -94,12 +108,13 @@ where
             _ if is_silent => error_chain(&error),
             _ => message,
         };
-        Self {
+        let error = Self {
             origin,
             code: code.to_owned(),
             message,
             status,
-        }
+        };
+        error.name_skew()
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) const COPIED: &str =
 
 pub(crate) const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
 
+const SQS_SKEWED: &str = r#"{"__type": "com.amazon.coral.service#SignatureDoesNotMatch", "message": "Signature expired: 20261130T000000Z is now earlier than"}"#;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -38,6 +40,10 @@ impl Request {
 
     pub(crate) fn is_ours(&self) -> bool {
         self.headers["user-agent"] == USER_AGENT
+    }
+
+    fn is_of_queue(&self) -> bool {
+        self.headers.contains_key("x-amz-target")
     }
 
     /// Without what differs from request to request by its nature, and the name of the program.
@@ -115,6 +121,7 @@ impl HttpConnector for Server {
         let request = Request::of(&request);
         let next = self.next.lock().pop_front();
         let (status, body) = match next.unwrap_or(*self.response.lock()) {
+            _ if request.is_of_queue() && !request.is_of(self.clock) => (403, SQS_SKEWED),
             _ if !request.is_of(self.clock) => (403, SKEWED),
             response => response,
         };

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::aws::exchange::{self, USER_AGENT, within};
-use crate::aws::signer::{RequestSigner, SigningScope};
+use crate::aws::signer::{RequestSigner, SigningScope, TIME_SKEWED};
 use crate::aws::{
     ErrorOrigin, RequestError, code_for_status, describe_status, first_line, service_endpoint,
 };
@@ -65,7 +65,18 @@ impl QueueRequests {
         serde_json::from_slice(&body).map_err(|error| exchange::unreadable(error.to_string()))
     }
 
+    /// Once more, where SQS has refused the time: its answer has set the clock, and it has not looked at anything else.
     async fn exchange(&self, operation: &str, body: SdkBody) -> Result<Vec<u8>, RequestError> {
+        let again = body.try_clone();
+        match (self.exchange_once(operation, body).await, again) {
+            (Err(error), Some(again)) if error.code == TIME_SKEWED => {
+                Box::pin(self.exchange_once(operation, again)).await
+            }
+            (result, _) => result,
+        }
+    }
+
+    async fn exchange_once(&self, operation: &str, body: SdkBody) -> Result<Vec<u8>, RequestError> {
         let not_sent = |error: BoxError| RequestError::not_sent(&*error);
         let service = self.service.get_or_try_init(|| Service::of(&self.sdk));
         let service = service.await.map_err(not_sent)?;
@@ -150,7 +161,7 @@ fn read_refusal(status: u16, code: Option<String>, body: &[u8]) -> RequestError 
     let in_body = text(["code", "__type", ""]).map(|code| bare_code(code).to_owned());
     let message = text(["message", "Message", "errorMessage"]).map(first_line);
     let message = message.filter(|message| !message.is_empty());
-    RequestError {
+    let error = RequestError {
         origin: ErrorOrigin::Service,
         code: code
             .or(in_body)
@@ -161,5 +172,6 @@ fn read_refusal(status: u16, code: Option<String>, body: &[u8]) -> RequestError 
             Some(message) => message,
         },
         status,
-    }
+    };
+    error.name_skew()
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::timeout;
 
+use crate::aws::signer::TIME_SKEWED;
 use crate::aws::{ErrorOrigin, RequestError, sqs_client};
 use crate::connections::RenewedConnections;
 use crate::permissions::sqs_arn;
@@ -285,8 +286,10 @@ pub(super) fn queue_error(
         status,
     } = error.explain_denial(operation, &sqs_arn(url), None);
     let throttled = code.contains("Throttl") || code.contains("OverLimit");
+    // No right is missing, and clocks are set.
+    let is_skewed = code == TIME_SKEWED;
     let is_unanswered = matches!(origin, ErrorOrigin::Transport | ErrorOrigin::Credentials);
-    if is_unanswered || status >= 500 || status == 429 || throttled {
+    if is_unanswered || status >= 500 || status == 429 || throttled || is_skewed {
         let message = format!("{code}: {message}");
         QueueError::Unavailable { operation, message }
     } else if MISSING_QUEUE_CODES.iter().any(|one| code.contains(one)) {

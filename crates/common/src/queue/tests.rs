@@ -16,7 +16,9 @@ use super::sqs::{SqsQueue, queue_error};
 use super::{DeadLetter, MessageQueue, OutgoingMessage, QueueAttributes, QueueError};
 use crate::aws::recording_server::{Request, Server};
 use crate::aws::signature::is_signed;
+use crate::exit;
 use crate::object_store::s3::fixture::sdk;
+use crate::preflight::check_queue;
 use crate::trace::TRACEPARENT;
 
 const URL: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/images";
@@ -295,6 +297,29 @@ async fn every_refusal_means_what_the_sdk_reads_in_it() {
         let sdks = request.send().await.unwrap_err();
         let sdks = queue_error("ReceiveMessage", URL, sdks);
         assert_eq!(ours.to_string(), sdks.to_string(), "{status} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_corrected_and_named() {
+    let hour = Duration::from_hours(1);
+    for clock in [SystemTime::now() + hour, SystemTime::now() - hour] {
+        let server = Server::new(clock);
+        server.respond_with(200, "{}");
+        let queue = queue_at(&server, &sdk().build());
+        let receive = async || queue.receive_batch(1, Duration::ZERO, Duration::ZERO).await;
+        for requests in [2, 3] {
+            assert_eq!(receive().await.unwrap(), []);
+            assert_eq!(server.requests(), requests);
+        }
+        assert!(is_signed(&server.last()));
+        // The SDK does not correct it: what is asked at the start.
+        let error = check_queue(&queue, URL).await.unwrap_err();
+        assert_eq!(error.exit_code(), exit::UNAVAILABLE);
+        assert!(
+            error.to_string().contains("this host's clock is off"),
+            "{error}"
+        );
     }
 }
 
