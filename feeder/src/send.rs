@@ -1,17 +1,19 @@
 //! Sending rows to the queue until each is confirmed.
 
-use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{mem, slice};
 
+use bucket_brigade_common::batch::flush_in_halves;
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger, StatementError};
 use bucket_brigade_common::message::{MessageOrigin, encode};
 use bucket_brigade_common::queue::{
-    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage,
+    EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue, OutgoingMessage, QueueError,
 };
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_common::trace::{TARGET, mark_failed, traceparent};
 use futures::{TryStreamExt, stream};
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Span;
 use tracing::field::Empty;
@@ -47,6 +49,9 @@ impl TracedRow {
     }
 }
 
+/// Why the queue refuses a row; none where it has confirmed it.
+type RowResult = Result<Option<String>, FeederStopped>;
+
 pub struct BatchSender<'a> {
     pub origin: MessageOrigin,
     pub queue: Arc<dyn MessageQueue>,
@@ -68,40 +73,53 @@ impl BatchSender<'_> {
             .await
     }
 
+    /// A batch that is refused as a whole for one of its rows is halved until that row is alone.
     async fn send_batch(&self, batch: Vec<(RowId, String)>) -> Result<(), FeederStopped> {
-        let mut pending: Vec<TracedRow> = batch.into_iter().map(TracedRow::new).collect();
-        self.retrier
-            .retry_queue("sending", async || {
-                let entries = self.send_request(self.encode_messages(&pending)?).await?;
-                let mut again = Vec::new();
-                let mut reason = String::new();
-                for (row, entry) in pending.drain(..).zip(entries) {
-                    match entry {
-                        EntryOutcome::Done => {
-                            row.span.record("bucket_brigade.outcome", "sent");
-                        }
-                        EntryOutcome::Retry(why) => {
-                            reason = why;
-                            again.push(row);
-                        }
-                        EntryOutcome::Refused(why) => self.record_refusal(row, why).await?,
-                    }
-                }
-                pending = again;
-                if pending.is_empty() {
-                    return Ok(());
-                }
-                Err(format!(
-                    "{} entries of a batch failed: {reason}",
-                    pending.len()
-                ))
-            })
-            .await
+        let rows = batch.into_iter().map(TracedRow::new).map(Arc::new);
+        let rows: Vec<Arc<TracedRow>> = rows.collect();
+        let attempt = async |part: Arc<[Arc<TracedRow>]>| {
+            let sent = self.send_rows(&part).await;
+            sent.unwrap_or_else(|stopped| Ok(vec![Err(stopped); part.len()]))
+        };
+        let refused_single = |error: QueueError| Ok(Some(error.to_string()));
+        let results = flush_in_halves(rows.clone(), attempt, |_| false, refused_single).await;
+        for (row, result) in rows.iter().zip(results) {
+            match result? {
+                None => drop(row.span.record("bucket_brigade.outcome", "sent")),
+                Some(reason) => self.record_refusal(row, reason).await?,
+            }
+        }
+        Ok(())
     }
 
-    fn encode_messages(&self, rows: &[TracedRow]) -> Result<Vec<OutgoingMessage>, String> {
-        let encode = |row| encode_message(self.origin, row);
-        rows.iter().map(encode).collect()
+    /// Sends rows until the queue has answered for each. An error where it refuses them all for one of them.
+    async fn send_rows(
+        &self,
+        rows: &[Arc<TracedRow>],
+    ) -> Result<Result<Vec<RowResult>, QueueError>, FeederStopped> {
+        let mut results = vec![Ok(None); rows.len()];
+        let mut pending: Vec<usize> = (0..rows.len()).collect();
+        let sending = self.retrier.retry_queue("sending", async || {
+            let unsent = pending.iter().map(|index| &*rows[*index]);
+            let entries = match self.send_request(self.encode_messages(unsent)?).await {
+                Err(error) if error.is_about_entries() => return Ok(Some(error)),
+                sent => sent.map_err(|error| error.to_string())?,
+            };
+            let reason = note_entries(&mut pending, entries, &mut results);
+            if pending.is_empty() {
+                return Ok(None);
+            }
+            let failed = pending.len();
+            Err(format!("{failed} entries of a batch failed: {reason}"))
+        });
+        Ok(sending.await?.map_or(Ok(results), Err))
+    }
+
+    fn encode_messages<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a TracedRow>,
+    ) -> Result<Vec<OutgoingMessage>, String> {
+        rows.map(|row| encode_message(self.origin, row)).collect()
     }
 
     /// One request, in a task of its own: sixteen at a time keep more than one processor busy. It ends
@@ -109,28 +127,27 @@ impl BatchSender<'_> {
     async fn send_request(
         &self,
         messages: Vec<OutgoingMessage>,
-    ) -> Result<Vec<EntryOutcome>, String> {
+    ) -> Result<Vec<EntryOutcome>, QueueError> {
         let queue = Arc::clone(&self.queue);
         let sending = tokio::spawn(async move { queue.send_batch(&messages).await });
-        match AbortOnDropHandle::new(sending).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        let failed = |error: JoinError| QueueError::Unavailable {
+            operation: "SendMessageBatch",
+            message: error.to_string(),
+        };
+        AbortOnDropHandle::new(sending).await.map_err(failed)?
     }
 
     /// Records a row that can never be sent.
     async fn record_refusal(
         &self,
-        TracedRow { row, span }: TracedRow,
+        TracedRow { row, span }: &TracedRow,
         message: String,
-    ) -> Result<(), String> {
+    ) -> Result<(), FeederStopped> {
         let code = "RefusedByQueue";
         span.record("bucket_brigade.outcome", "refused");
         mark_failed(&span, code);
-        let failure = permanent_failure(row, code, message);
-        self.record_failures(&[failure])
-            .await
-            .map_err(|FeederStopped| "stopped".to_owned())
+        let failure = permanent_failure(row.clone(), code, message);
+        self.record_failures(&[failure]).await
     }
 
     pub async fn record_failures(&self, failures: &[MoveFailure]) -> Result<(), FeederStopped> {
@@ -164,6 +181,26 @@ impl BatchSender<'_> {
     }
 }
 
+/// Keeps of `pending` what is to be sent again, and returns why.
+fn note_entries(
+    pending: &mut Vec<usize>,
+    entries: Vec<EntryOutcome>,
+    results: &mut [RowResult],
+) -> String {
+    let mut reason = String::new();
+    for (index, entry) in mem::take(pending).into_iter().zip(entries) {
+        match entry {
+            EntryOutcome::Done => {}
+            EntryOutcome::Retry(why) => {
+                reason = why;
+                pending.push(index);
+            }
+            EntryOutcome::Refused(why) => results[index] = Ok(Some(why)),
+        }
+    }
+    reason
+}
+
 /// A permanent failure of a row the feeder could not send.
 pub fn permanent_failure((id, path): (RowId, String), code: &str, message: String) -> MoveFailure {
     tracing::warn!(row = %id, path, code, "row {id} cannot be fed: {message}");
@@ -186,3 +223,6 @@ fn encode_message(
         traceparent: traceparent(span),
     })
 }
+
+#[cfg(test)]
+mod tests;
