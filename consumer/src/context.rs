@@ -41,12 +41,13 @@ impl ConsumerContext {
         visibility_timeout: Duration,
         stop: CancellationToken,
     ) -> Self {
+        let health = Health::new(WorkerRole::Consumer);
         Self {
             throttle: throttle.into(),
             copies: FairSlots::new(usize::MAX).share(),
             statements: FairSlots::new(usize::MAX).share(),
-            health: Health::new(WorkerRole::Consumer),
-            leases: Leases::new(visibility_timeout),
+            leases: Leases::new(visibility_timeout, &health),
+            health,
             counters: Arc::default(),
             standstill_limit: STANDSTILL_MARGIN,
             stop,

@@ -272,9 +272,13 @@ impl Stages {
 }
 
 impl MessageEnds {
-    pub fn new(queue: &Arc<dyn MessageQueue>, max_receive_count: Option<u32>) -> Self {
+    pub fn new(
+        queue: &Arc<dyn MessageQueue>,
+        max_receive_count: Option<u32>,
+        context: &ConsumerContext,
+    ) -> Self {
         Self {
-            acknowledger: Acknowledger::new(queue),
+            acknowledger: Acknowledger::new(queue, context),
             dead_letters: DeadLetterSender::new(queue),
             max_receive_count,
         }
@@ -282,20 +286,29 @@ impl MessageEnds {
 
     /// Gives a message back without looking at it, hidden for so long.
     pub async fn release(&self, leased: LeasedMessage, wait: Duration) {
-        if let Some(handle) = leased.lease.end().await {
+        if let Some(held) = leased.lease.suspend().await {
+            let handle = held.receipt_handle;
             self.acknowledger.release(handle, wait).await;
         }
     }
 
+    /// While nothing can be deleted little is received.
+    pub(crate) async fn wait_while_failing(&self) {
+        self.acknowledger.wait_while_failing().await;
+    }
+
     async fn end_lease(&self, mut protocol: MoveProtocol, lease: Lease, mut delivery: Delivery) {
-        let handle = lease.end().await;
-        let held = handle.is_some();
-        let action = protocol.next(Event::LeaseEnded { held });
+        let held = lease.suspend().await;
+        let event = Event::LeaseEnded {
+            held: held.is_some(),
+        };
+        let action = protocol.next(event);
         let span = delivery.start_step(&action);
         let ending = pin!(async {
-            match (action, handle) {
-                (Action::Delete, Some(handle)) => self.acknowledger.delete(handle).await,
-                (Action::Release(wait), Some(handle)) => {
+            match (action, held) {
+                (Action::Delete, Some(held)) => self.acknowledger.delete(&lease, held).await,
+                (Action::Release(wait), Some(held)) => {
+                    let handle = held.receipt_handle;
                     self.acknowledger.release(handle, wait).await
                 }
                 // There is nothing to confirm.

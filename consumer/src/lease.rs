@@ -2,36 +2,27 @@
 //! for as long as the work takes. A lost lease is never acknowledged.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bucket_brigade_common::health::{Dependency, Health};
+use bucket_brigade_common::health::Health;
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue};
-use bucket_brigade_common::retry::Backoff;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::failing_call::{FAILING_INTERVAL, FailingCall};
+
 /// Thousands may be parked.
 const CONCURRENT_RENEWALS: usize = 32;
 
-/// Renewals that fail in a row before no more is received: leases of which so many failed are about to run out.
-const TOLERATED_FAILURES: u32 = 1;
-
 const RENEWAL: &str = "renewing leases";
 
-/// How often leases are renewed while that fails.
-const FAILING_INTERVAL: Duration = Duration::from_secs(1);
-
-const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
-
-/// Where all leases were lost, ten messages in so long show whether renewals work again: each costs a receive.
-const MAX_PROBE_INTERVAL: Duration = Duration::from_mins(2);
-
 #[derive(Debug)]
-struct HeldLease {
-    receipt_handle: String,
+pub struct HeldLease {
+    pub receipt_handle: String,
+    /// Whether all that is left is the delete, which the queue has not confirmed.
+    is_finished: bool,
     expires_at: Instant,
     /// The same by the wall's clock: the other stands still while a machine is suspended.
     expires_on: SystemTime,
@@ -49,23 +40,11 @@ struct HeldLeases {
     by_number: BTreeMap<u64, HeldLease>,
 }
 
-/// Renewals in a row of which the queue confirmed nothing.
-#[derive(Debug, Default)]
-struct RenewalFailures {
-    count: u32,
-    failed_at: Option<Instant>,
-    /// How often more was received meanwhile.
-    probes: u32,
-    probed_at: Option<Instant>,
-    /// The first of these since the last failure.
-    quiet_since: Option<Instant>,
-}
-
 #[derive(Debug)]
 struct LeaseTable {
     visibility_timeout: Duration,
     held: Mutex<HeldLeases>,
-    failures: Mutex<RenewalFailures>,
+    renewals: FailingCall,
     // Held during a renewal's requests: a message must not be hidden again after its release.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -88,14 +67,14 @@ pub struct Lease {
 }
 
 impl Leases {
-    pub fn new(visibility: Duration) -> Self {
+    pub fn new(visibility: Duration, health: &Health) -> Self {
         Self(Arc::new(LeaseTable {
             visibility_timeout: visibility,
             held: Mutex::new(HeldLeases {
                 last_number: 0,
                 by_number: BTreeMap::new(),
             }),
-            failures: Mutex::default(),
+            renewals: FailingCall::new(RENEWAL, health, visibility),
             renewing: tokio::sync::Mutex::default(),
         }))
     }
@@ -107,6 +86,7 @@ impl Leases {
         let number = held.last_number;
         let lease = HeldLease {
             receipt_handle,
+            is_finished: false,
             expires_at: Instant::now() + self.0.visibility_timeout,
             expires_on: SystemTime::now() + self.0.visibility_timeout,
         };
@@ -115,6 +95,10 @@ impl Leases {
             number,
             leases: self.clone(),
         }
+    }
+
+    pub fn visibility(&self) -> Duration {
+        self.0.visibility_timeout
     }
 
     fn is_held(&self, number: u64) -> bool {
@@ -128,18 +112,18 @@ impl Leases {
 
     /// Renews leases for as long as the future is polled. Six looks in a visibility timeout leave room
     /// for two failed renewals.
-    pub async fn renew_forever(&self, queue: &dyn MessageQueue, health: &Health) {
+    pub async fn renew_forever(&self, queue: &dyn MessageQueue) {
         let regular = self.0.visibility_timeout / 6;
         loop {
             // What is received to see whether they work again may end soon.
-            let wait = if self.is_failing() {
+            let wait = if self.0.renewals.is_failing() {
                 regular.min(FAILING_INTERVAL)
             } else {
                 regular
             };
             sleep(wait).await;
             let renewed = self.renew_due(queue).await;
-            self.record_renewal(renewed, health);
+            self.record_renewal(renewed);
         }
     }
 
@@ -159,71 +143,36 @@ impl Leases {
         confirmed.into_inner()
     }
 
-    /// What is not renewed comes back while it is worked on, and each time costs it a receive.
-    fn record_renewal(&self, renewed: Option<Result<(), String>>, health: &Health) {
-        let mut failures = self.0.failures.lock();
-        let visibility = self.0.visibility_timeout;
-        let quiet_since = match failures.count {
-            0..=TOLERATED_FAILURES => failures.failed_at,
-            _ => failures.quiet_since,
-        };
+    fn record_renewal(&self, renewed: Option<Result<(), String>>) {
         match renewed {
-            Some(Err(reason)) => {
-                failures.count += 1;
-                failures.failed_at = Some(Instant::now());
-                failures.quiet_since = None;
-                if failures.count > TOLERATED_FAILURES {
-                    health.mark_stuck(Dependency::Queue, RENEWAL, &format!("{RENEWAL}: {reason}"));
-                }
-            }
+            Some(Ok(())) => self.0.renewals.record_success(),
+            Some(Err(reason)) => self.0.renewals.record_failure(&reason),
             // What is done in time needs no renewal.
-            None if quiet_since.is_none_or(|at| at.elapsed() < visibility) => {}
-            _ => {
-                if mem::take(&mut *failures).count > TOLERATED_FAILURES {
-                    health.record_success(Dependency::Queue, RENEWAL);
-                }
-            }
+            None => self.0.renewals.record_idle(),
         }
     }
 
-    fn is_failing(&self) -> bool {
-        self.0.failures.lock().count > TOLERATED_FAILURES
-    }
-
-    /// While leases cannot be renewed little is taken at a time: what is in hand ends first.
+    /// While leases cannot be renewed little is taken at a time. Those that ran out may be kept long: their run is
+    /// paused, say.
     pub async fn wait_while_failing(&self) {
-        while self.is_failing() && (self.holds_any() || !self.starts_probe()) {
-            sleep(PROBE_CHECK_INTERVAL).await;
-        }
+        let holds_any = || self.count(HeldLease::is_held) > 0;
+        self.0.renewals.wait_while_failing(holds_any).await;
     }
 
-    /// Those that ran out may be kept long: their run is paused, say.
-    fn holds_any(&self) -> bool {
+    /// Messages that are finished and in hand still.
+    pub fn finished_count(&self) -> usize {
+        self.count(|lease| lease.is_finished && lease.is_held())
+    }
+
+    fn count(&self, is_counted: impl Fn(&HeldLease) -> bool) -> usize {
         let held = self.0.held.lock();
-        held.by_number.values().any(HeldLease::is_held)
-    }
-
-    fn starts_probe(&self) -> bool {
-        let mut failures = self.0.failures.lock();
-        let backoff = Backoff {
-            initial_delay: self.0.visibility_timeout,
-            max_delay: MAX_PROBE_INTERVAL,
-        };
-        let wait = backoff.delay_ceiling(failures.probes + 1);
-        let last = failures.failed_at.max(failures.probed_at);
-        let is_due = last.is_none_or(|at| at.elapsed() >= wait);
-        if is_due {
-            let now = Instant::now();
-            failures.probes += 1;
-            failures.probed_at = Some(now);
-            failures.quiet_since.get_or_insert(now);
-        }
-        is_due
+        let leases = held.by_number.values();
+        leases.filter(|lease| is_counted(lease)).count()
     }
 
     /// Leases past half their time; all, to see whether renewals work again. Those past all of it are lost, and stay so.
     fn due_leases(&self) -> Vec<(u64, String)> {
-        let parts = if self.is_failing() { 1 } else { 2 };
+        let parts = if self.0.renewals.is_failing() { 1 } else { 2 };
         let soon = Instant::now() + self.0.visibility_timeout / parts;
         let held = self.0.held.lock();
         let due = held
@@ -303,10 +252,20 @@ impl Lease {
 
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
     /// the lease was lost: then another consumer has the message.
-    pub async fn end(self) -> Option<String> {
+    pub async fn suspend(&self) -> Option<HeldLease> {
         let held = self.leases.0.held.lock().by_number.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);
-        held.is_held().then_some(held.receipt_handle)
+        Some(held).filter(HeldLease::is_held)
+    }
+
+    /// Goes on with the renewals: the message is finished, and was not deleted.
+    pub fn resume(&self, held: HeldLease) {
+        let finished = HeldLease {
+            is_finished: true,
+            ..held
+        };
+        let mut held = self.leases.0.held.lock();
+        held.by_number.insert(self.number, finished);
     }
 }
 
@@ -318,6 +277,7 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
+    use bucket_brigade_common::health::Dependency;
     use bucket_brigade_common::ledger::fleet_control::WorkerRole;
 
     use super::*;
@@ -325,9 +285,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn renewals_that_fail_are_an_outage_until_one_is_confirmed_or_none_is_due() {
         let visibility = Duration::from_secs(30);
-        let (leases, health) = (Leases::new(visibility), Health::new(WorkerRole::Consumer));
+        let health = Health::new(WorkerRole::Consumer);
+        let leases = Leases::new(visibility, &health);
         let lease = leases.start_lease("a".into());
-        let fail = || leases.record_renewal(Some(Err("no response".into())), &health);
+        let fail = || leases.record_renewal(Some(Err("no response".into())));
         fail();
         assert!(health.outage().is_none() && leases.due_leases().is_empty());
         fail();
@@ -335,31 +296,32 @@ mod tests {
         assert!(outage.contains("renewing leases: no response"), "{outage}");
         // Receives that succeed say nothing of it.
         health.mark_up(Dependency::Queue);
-        leases.record_renewal(None, &health);
+        leases.record_renewal(None);
         assert!(health.outage().is_some() && leases.due_leases().len() == 1);
         let waiting = timeout(Duration::from_secs(1), leases.wait_while_failing());
         assert!(waiting.await.is_err());
-        leases.record_renewal(Some(Ok(())), &health);
+        leases.record_renewal(Some(Ok(())));
         assert!(health.outage().is_none() && leases.due_leases().is_empty());
         fail();
         fail();
         drop(lease);
         tokio::time::advance(visibility * 2).await;
-        leases.record_renewal(None, &health);
+        leases.record_renewal(None);
         assert!(health.outage().is_some());
         // What is received then ends before its lease does.
         for _ in 0..3 {
             leases.wait_while_failing().await;
         }
         tokio::time::advance(visibility).await;
-        leases.record_renewal(None, &health);
+        leases.record_renewal(None);
         assert!(health.outage().is_none());
     }
 
     /// The queue may take the renewal, though another consumer has had the message meanwhile.
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_ran_out_while_the_machine_was_suspended_stays_lost() {
-        let leases = Leases::new(Duration::from_secs(30));
+        let health = Health::new(WorkerRole::Consumer);
+        let leases = Leases::new(Duration::from_secs(30), &health);
         let lease = leases.start_lease("a".into());
         tokio::time::advance(Duration::from_secs(20)).await;
         assert_eq!(leases.due_leases().len(), 1);
@@ -368,6 +330,6 @@ mod tests {
         }
         assert!(!lease.watch().is_held());
         assert!(leases.due_leases().is_empty());
-        assert_eq!(lease.end().await, None);
+        assert!(lease.suspend().await.is_none());
     }
 }

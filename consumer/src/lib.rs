@@ -14,6 +14,7 @@ pub mod context;
 pub mod copy;
 pub mod counters;
 pub mod dead_letter;
+pub mod failing_call;
 pub mod fair_slots;
 pub mod handle;
 mod heartbeat;

@@ -67,7 +67,7 @@ impl Pipeline {
             // First: the only run is known before anything is received.
             () = serve_runs(self.served, &dispatcher) => false,
             drained = working => drained,
-            () = context.leases.renew_forever(&*self.queue, &context.health) => false,
+            () = context.leases.renew_forever(&*self.queue) => false,
             () = log_progress(context, runs) => false,
         };
         log_counts(totals(&context.counters), "drained");
@@ -82,7 +82,7 @@ impl Pipeline {
     }
 
     fn build_dispatcher(&self) -> Dispatcher {
-        let ends = MessageEnds::new(&self.queue, self.max_receive_count);
+        let ends = MessageEnds::new(&self.queue, self.max_receive_count, &self.context);
         Dispatcher {
             runs: self.runs.clone(),
             ends: Arc::new(ends),

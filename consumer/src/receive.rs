@@ -72,6 +72,7 @@ impl Receiver {
             let health = &self.context.health;
             health.wait_until_up(Dependency::Database).await;
             self.context.leases.wait_while_failing().await;
+            self.dispatcher.ends.wait_while_failing().await;
             if let Some(pause) = self.context.counters.other_run_pause() {
                 sleep(pause).await;
             }
