@@ -21,6 +21,7 @@ mod heartbeat;
 pub mod lease;
 pub mod ledger_batcher;
 pub mod metrics;
+pub mod open_files;
 pub mod outage;
 pub mod pipeline;
 pub mod protocol;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{ConsumerContext, STANDSTILL_MARGIN};
 use crate::metrics::ConsumerStatus;
+use crate::open_files::raise_limit;
 use crate::pipeline::{Pipeline, ServedRuns};
 use crate::runs::{BUCKETS, LedgerRunLoader, LoadStep, Runs, within_limit};
 use crate::settings::ConsumerSettings;
@@ -43,6 +44,7 @@ async fn consume_until_stopped(
     settings: ConsumerSettings,
     stop: CancellationToken,
 ) -> anyhow::Result<u8> {
+    raise_limit(settings.max_concurrency);
     let throttle = Throttle::for_copies(settings.max_concurrency, settings.database_limits);
     let context = ConsumerContext {
         standstill_limit: settings.copy_timeout + STANDSTILL_MARGIN,
