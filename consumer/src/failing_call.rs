@@ -52,7 +52,8 @@ impl CallFailures {
             initial_delay: visibility,
             max_delay: MAX_PROBE_INTERVAL,
         };
-        let wait = backoff.delay_ceiling(self.probes + 1);
+        // Leases run out first.
+        let wait = visibility + backoff.delay_ceiling(self.probes + 1);
         // What is in hand may go on failing.
         let last = self.probed_at.or(self.failing_since);
         let is_due = last.is_none_or(|at| at.elapsed() >= wait);

@@ -216,6 +216,8 @@ impl Leases {
                     lease.expires_on = wall_time + self.0.visibility_timeout;
                 }
                 EntryOutcome::Retry(_) => {}
+                // It was deleted, and the answer to that was lost.
+                EntryOutcome::Refused(_) if lease.is_finished => lease.expires_at = Instant::now(),
                 EntryOutcome::Refused(reason) => {
                     lease.expires_at = Instant::now();
                     tracing::warn!(

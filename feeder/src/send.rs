@@ -85,7 +85,9 @@ impl BatchSender<'_> {
         let results = flush_in_halves(rows.clone(), attempt, |_| false, refused_single).await;
         for (row, result) in rows.iter().zip(results) {
             match result? {
-                None => drop(row.span.record("bucket_brigade.outcome", "sent")),
+                None => {
+                    row.span.record("bucket_brigade.outcome", "sent");
+                }
                 Some(reason) => self.record_refusal(row, reason).await?,
             }
         }
