@@ -65,14 +65,17 @@ impl LastRefusal {
     /// Warns of the first in a row.
     fn note(&self, error: &QueueError) -> Event {
         let is_missing = error.is_about_missing_queue();
-        if !is_missing && !error.is_denied() {
+        let is_refused = matches!(error, QueueError::Refused { .. });
+        if !is_refused || error.is_about_entries() {
             tracing::debug!(%error, "dead letters are left to the redrive policy");
             return UNCONFIRMED;
         }
         let (event, remedy) = if is_missing {
             (Event::DeadLetterQueueMissing, "create it")
-        } else {
+        } else if error.is_denied() {
             (UNCONFIRMED, "grant it (deploy/policies/consumer.json)")
+        } else {
+            (UNCONFIRMED, "check the credentials, and that queue's key")
         };
         let earlier = self.0.lock().replace((event.clone(), Instant::now()));
         if earlier.is_none() {
@@ -137,5 +140,23 @@ mod tests {
         }
         let missing = Event::DeadLetterQueueMissing;
         assert_eq!(met, [missing.clone(), missing.clone(), confirmed, missing]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_to_every_letter_is_not_tried_for_each() {
+        for (code, is_kept) in [
+            ("KMS.DisabledException", true),
+            ("ExpiredToken", true),
+            ("InvalidMessageContents", false),
+        ] {
+            let refusal = LastRefusal::default();
+            let refused = QueueError::Refused {
+                operation: "SendMessageBatch",
+                code: code.into(),
+                message: String::new(),
+            };
+            send_unless_refused(1, async { Err(refused) }, &refusal).await;
+            assert_eq!(refusal.current().is_some(), is_kept, "{code}");
+        }
     }
 }
