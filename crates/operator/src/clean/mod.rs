@@ -20,7 +20,7 @@
 //! without anything being uploaded there, by a transaction that commits after 6, names an object that is
 //! gone. In a bucket with versions it can be had back; in one without it cannot. The same row set before 6
 //! gets its object back within moments. Rows that spell a path otherwise are read once, before the first
-//! removal: one that is written later is not seen.
+//! removal: one that is written later is not seen. Nor is a standby that is not connected while sources go.
 //!
 //! A consumer can find a copy and point a row at it at any moment, so while orphans go the feeder is locked
 //! out and the queue must be empty. Sources need neither, as long as no other run copies to where they are.
@@ -41,6 +41,7 @@ mod path_references;
 pub(crate) mod plans;
 mod removals;
 mod restore;
+mod standbys;
 mod unasked_columns;
 
 use std::time::Duration;
@@ -77,6 +78,7 @@ use path_column::PathColumn;
 use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
+use standbys::wait_for_standbys;
 use unasked_columns::warn_of_unasked_columns;
 
 /// Objects that one request removes.
@@ -273,6 +275,7 @@ impl CleanCommand<'_> {
         self.operator
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
+        wait_for_standbys(ledger).await;
         // As if no two rows shared an object: the progress is an estimate.
         let progress = ledger.run_progress().await?;
         let total = if removals.orphans {

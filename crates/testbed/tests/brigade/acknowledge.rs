@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
+use crate::http_endpoint::{free_address, http_get};
 use crate::rig::{TestRig, stop_consumer, wait_until};
 
 #[tokio::test]
@@ -155,4 +156,52 @@ async fn without_the_right_to_change_visibility_it_says_so_at_once() {
     .await;
     let log = stop_consumer(consumer).await;
     assert!(!log.contains("ChangeMessageVisibility"), "{log}");
+}
+
+/// Coming back again and again, messages whose rows have moved would end as dead letters.
+#[tokio::test]
+async fn deletes_that_are_refused_or_silent_are_an_outage_and_cost_no_dead_letter() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    for effect in [
+        FaultEffect::error(403, "InvalidClientTokenId"),
+        FaultEffect::Delay(Duration::from_hours(1)),
+    ] {
+        let before = rig.count_rows("moves").await;
+        let failing = Fault::new("DeleteMessageBatch", effect).caller("consumer");
+        let failing = rig.cloud.inject_fault(failing);
+        for number in 0..60 {
+            let path = format!("image/{before}-{number}.png");
+            let id = rig.add_image(&path).await;
+            rig.feed_row(&id, &path).await;
+        }
+        let address = free_address();
+        let consumer =
+            rig.spawn_consumer(&[("METRICS_ADDR", &address), ("VISIBILITY_TIMEOUT", "30s")]);
+        wait_until("the outage", async || {
+            let health = http_get(&address, "/healthz").await;
+            health.contains("503") && health.contains("deleting messages")
+        })
+        .await;
+        // More than a visibility timeout.
+        let renewals = rig.cloud.request_counts();
+        let renewals = renewals.count_operation_by("consumer", "ChangeMessageVisibilityBatch");
+        wait_until("renewals", async || {
+            let counts = rig.cloud.request_counts();
+            counts.count_operation_by("consumer", "ChangeMessageVisibilityBatch") >= renewals + 12
+        })
+        .await;
+        failing.remove();
+        rig.wait_until_drained().await;
+        assert_eq!(rig.count_rows("moves").await, before + 60);
+        wait_until("good health", async || {
+            http_get(&address, "/healthz").await.contains("200 OK")
+        })
+        .await;
+        let receives = rig.cloud.highest_receive_count();
+        assert!(receives <= 2, "{receives} receives");
+        assert_eq!(rig.dead_letters().await, 0);
+        let log = stop_consumer(consumer).await;
+        assert!(log.matches("cannot be used").count() <= 2, "{log}");
+    }
 }

@@ -100,7 +100,7 @@ async fn assert_survives_fault(fault: Fault, options: RunOptions, trouble: &str,
 }
 
 /// A rig on a Postgres of its own, which may be stopped.
-async fn rig_on_own_postgres() -> (TestRig, Cluster) {
+pub(crate) async fn rig_on_own_postgres() -> (TestRig, Cluster) {
     let mut rig = TestRig::new().await;
     let cluster = Cluster::start().await.unwrap();
     rig.application.database_url = cluster.create_database().await.unwrap();

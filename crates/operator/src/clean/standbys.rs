@@ -1,0 +1,57 @@
+//! A failover to a standby that lacks the latest commits undoes moves: its rows would name sources that are gone.
+
+use std::time::Duration;
+
+use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::printable::counted;
+use tokio::time::sleep;
+
+use crate::statements::retry_statement;
+
+const WAIT_INTERVAL: Duration = Duration::from_secs(1);
+
+const SELECT_POSITION: &str = "SELECT pg_current_wal_insert_lsn()::text";
+
+/// `$1` a position: the standbys that are connected and have less on their disks. Consumers of logical changes are none.
+const COUNT_BEHIND: &str = "SELECT count(*) FROM pg_stat_replication r
+    WHERE r.flush_lsn < $1::text::pg_lsn AND r.state <> 'backup' AND NOT EXISTS (
+        SELECT 1 FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')";
+
+const SELECT_MISSING: &str =
+    "SELECT coalesce(string_agg(slot_name::text, ', '), '') FROM pg_replication_slots
+    WHERE slot_type = 'physical' AND NOT active AND restart_lsn IS NOT NULL";
+
+/// Waits until the standbys have what has been committed so far. Where the server does not tell, as Aurora, whose readers
+/// share its storage, there is nothing to wait for.
+pub(super) async fn wait_for_standbys(ledger: &PostgresLedger) {
+    let pool = ledger.pool();
+    let missing = sqlx::query_scalar(SELECT_MISSING).fetch_one(pool);
+    let missing: String = with_timeout(missing).await.unwrap_or_default();
+    if !missing.is_empty() {
+        tracing::warn!(
+            "standbys are not connected (replication slots {missing}): after a failover to one that lacks the latest moves, rows would name what is removed now"
+        );
+    }
+    let position = sqlx::query_scalar(SELECT_POSITION).fetch_one(pool);
+    let position: Result<String, StatementError> = with_timeout(position).await;
+    let Ok(position) = position else {
+        return;
+    };
+    let mut is_logged = false;
+    while let Ok(behind @ 1..) =
+        retry_statement(async || count_behind(ledger, &position).await).await
+    {
+        if !is_logged {
+            let standbys = counted(behind.unsigned_abs(), "standby has", "standbys have");
+            tracing::warn!("waiting until {standbys} what was moved");
+        }
+        is_logged = true;
+        sleep(WAIT_INTERVAL).await;
+    }
+}
+
+async fn count_behind(ledger: &PostgresLedger, position: &str) -> Result<i64, StatementError> {
+    let query = sqlx::query_scalar(COUNT_BEHIND).bind(position);
+    with_timeout(query.fetch_one(ledger.pool())).await
+}
