@@ -100,8 +100,12 @@ impl Acknowledger {
         let mut outcome = self.delete_batched(&held).await;
         while outcome == EndOutcome::Unconfirmed {
             lease.resume(held);
-            let turn = self.stop.run_until_cancelled(self.wait_for_turn(lease));
-            let Some(probe) = turn.await else {
+            let turn = async {
+                // No try may use up what is left of it.
+                lease.wait_until_renewed().await;
+                self.wait_for_turn(lease).await
+            };
+            let Some(probe) = self.stop.run_until_cancelled(turn).await else {
                 return false;
             };
             let Some(suspended) = lease.suspend().await else {
@@ -109,7 +113,7 @@ impl Acknowledger {
             };
             held = suspended;
             outcome = match probe {
-                Some(_probe) => self.delete_alone(&held).await,
+                Some(_probe) => self.delete_single(&held).await,
                 None => self.delete_batched(&held).await,
             };
         }
@@ -134,7 +138,7 @@ impl Acknowledger {
         submitted.unwrap_or(EndOutcome::Unconfirmed)
     }
 
-    async fn delete_alone(&self, held: &HeldLease) -> EndOutcome {
+    async fn delete_single(&self, held: &HeldLease) -> EndOutcome {
         let single: Arc<[String]> = Arc::new([held.receipt_handle.clone()]);
         let outcomes = self.delete_call.try_part(single, 1).await;
         outcomes.map_or(EndOutcome::Refused, |outcomes| outcomes[0])
@@ -232,9 +236,8 @@ impl<T: Clone> QueueCall<T> {
         let mut outcomes = vec![EndOutcome::Unconfirmed; items.len()];
         loop {
             tries += 1;
-            let error = match self.send_unconfirmed(&items, &mut outcomes).await {
-                None => return Ok(outcomes),
-                Some(error) => error,
+            let Some(error) = self.send_unconfirmed(&items, &mut outcomes).await else {
+                return Ok(outcomes);
             };
             let is_refused = matches!(error, QueueError::Refused { .. });
             if is_refused || tries == attempts || began.elapsed() >= MAX_RETRY_TIME {

@@ -53,7 +53,7 @@ impl CallFailures {
             max_delay: MAX_PROBE_INTERVAL,
         };
         // Leases run out first.
-        let wait = visibility + backoff.delay_ceiling(self.probes + 1);
+        let wait = visibility.min(MAX_PROBE_INTERVAL) + backoff.delay_ceiling(self.probes + 1);
         // What is in hand may go on failing.
         let last = self.probed_at.or(self.failing_since);
         let is_due = last.is_none_or(|at| at.elapsed() >= wait);
@@ -111,7 +111,8 @@ impl FailingCall {
 
     /// Nothing needs the call: after a visibility timeout of that, in which some was received, it counts as working.
     pub fn record_idle(&self) {
-        let is_quiet = self.failures.lock().is_quiet(self.visibility_timeout);
+        let limit = self.visibility_timeout.min(MAX_PROBE_INTERVAL);
+        let is_quiet = self.failures.lock().is_quiet(limit);
         if is_quiet {
             self.record_success();
         }

@@ -34,6 +34,8 @@ impl HeldLease {
     }
 }
 
+const RENEWAL_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
 #[derive(Debug)]
 struct HeldLeases {
     last_number: u64,
@@ -258,6 +260,20 @@ impl Lease {
         let held = self.leases.0.held.lock().by_number.remove(&self.number)?;
         drop(self.leases.0.renewing.lock().await);
         Some(held).filter(HeldLease::is_held)
+    }
+
+    /// Waits until at least half of its time is left, or it is lost.
+    pub async fn wait_until_renewed(&self) {
+        let table = &self.leases.0;
+        let is_old = || {
+            let soon = Instant::now() + table.visibility_timeout / 2;
+            let held = table.held.lock();
+            let lease = held.by_number.get(&self.number);
+            lease.is_some_and(|lease| lease.is_held() && lease.expires_at < soon)
+        };
+        while is_old() {
+            sleep(RENEWAL_CHECK_INTERVAL).await;
+        }
     }
 
     /// Goes on with the renewals: the message is finished, and was not deleted.

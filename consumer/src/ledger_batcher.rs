@@ -10,6 +10,7 @@ use bucket_brigade_common::ledger::STATEMENT_CANCELLED;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::panics::contain_panic;
 use bucket_brigade_common::retry::Backoff;
+use bucket_brigade_common::throttle::Throttle;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
@@ -31,7 +32,7 @@ const SUSPECT_TRIES: u32 = 3;
 pub enum LedgerOutcome<R> {
     Done(R),
     Refused(FailureCause),
-    /// The process is stopping, and the database does not answer.
+    /// The process is stopping, and the database does not answer; or the run is gone.
     Interrupted,
 }
 
@@ -55,6 +56,7 @@ where
             call,
             health: context.health.clone(),
             statements: Arc::clone(&context.statements),
+            throttle: Arc::clone(&context.throttle),
             stop: context.stop.clone(),
         });
         Self(Batcher::new(config, move |batch| {
@@ -79,6 +81,7 @@ struct LedgerRetrier<F> {
     call: F,
     health: Health,
     statements: Arc<SlotShare>,
+    throttle: Arc<Throttle>,
     stop: CancellationToken,
 }
 
@@ -138,7 +141,8 @@ impl<F> LedgerRetrier<F> {
                 self.health
                     .record_failure(Dependency::Database, began, tries, &reason);
             }
-            if self.stop.is_cancelled() {
+            // Of a run that is gone nothing is written any more: others may have it.
+            if self.stop.is_cancelled() || self.throttle.is_run_gone() {
                 break;
             }
             tokio::select! {

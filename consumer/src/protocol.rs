@@ -289,7 +289,7 @@ impl MoveProtocol {
                 // Its row is fed again, and may need it.
                 DestinationState::WithoutSource(_) if *row == RowState::Fenced => None,
                 DestinationState::Same(copy) | DestinationState::WithoutSource(copy) => {
-                    Some(self.orphaned_copy(&copy))
+                    self.orphaned_copy(&copy)
                 }
                 DestinationState::Empty | DestinationState::Different(_) => None,
             };
@@ -391,7 +391,7 @@ impl MoveProtocol {
         }
         // What was made before a clean may be gone.
         let copy = self.copy().filter(|_| row != RowState::Fenced);
-        if let Some(orphan) = copy.map(|copy| self.orphaned_copy(copy)) {
+        if let Some(orphan) = copy.and_then(|copy| self.orphaned_copy(copy)) {
             return self.record_settlement(row, Some(orphan));
         }
         // Rows like this are few, and a copy may have been made for any, by a delivery that is not known.
@@ -399,11 +399,12 @@ impl MoveProtocol {
         Action::Compare
     }
 
-    fn orphaned_copy(&self, copy: &CopiedObject) -> OrphanedCopy {
-        OrphanedCopy {
+    /// What was there at the first delivery is the application's, for all that is known.
+    fn orphaned_copy(&self, copy: &CopiedObject) -> Option<OrphanedCopy> {
+        (!copy.is_found || self.receive_count > 1).then(|| OrphanedCopy {
             destination_key: self.destination_key.clone(),
             etag: copy.etag.clone(),
-        }
+        })
     }
 
     fn record_settlement(&mut self, row: RowState, orphan: Option<OrphanedCopy>) -> Action {
@@ -413,7 +414,7 @@ impl MoveProtocol {
 
     fn record_failure(&mut self, cause: FailureCause) -> Action {
         let made = self.copy().filter(|copy| !copy.is_found);
-        let orphan = made.map(|copy| self.orphaned_copy(copy));
+        let orphan = made.and_then(|copy| self.orphaned_copy(copy));
         self.phase = match self.max_receive_count {
             Some(_) if cause.permanent => Phase::DeadLettering,
             _ => Phase::Ending(FinalAction::Release(self.release_delay(cause.permanent))),

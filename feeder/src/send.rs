@@ -147,7 +147,7 @@ impl BatchSender<'_> {
     ) -> Result<(), FeederStopped> {
         let code = "RefusedByQueue";
         span.record("bucket_brigade.outcome", "refused");
-        mark_failed(&span, code);
+        mark_failed(span, code);
         let failure = permanent_failure(row.clone(), code, message);
         self.record_failures(&[failure]).await
     }

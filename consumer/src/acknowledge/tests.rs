@@ -13,9 +13,11 @@ use super::*;
 
 type Answer = Result<Vec<EntryOutcome>, QueueError>;
 
+type DeleteAnswer = dyn Fn(&[String]) -> Answer + Send + Sync;
+
 /// Answers deletes.
 struct FakeQueue {
-    answer: Box<dyn Fn(&[String]) -> Answer + Send + Sync>,
+    answer: Box<DeleteAnswer>,
     deletes: Mutex<Vec<Vec<String>>>,
     renewals: Mutex<usize>,
 }
@@ -73,6 +75,10 @@ fn refused(code: &str) -> QueueError {
     }
 }
 
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "an answer, as those that are errors"
+)]
 fn all_done(handles: &[String]) -> Answer {
     Ok(vec![EntryOutcome::Done; handles.len()])
 }

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +68,8 @@ const STUCK_CALLS: u32 = 3;
 #[derive(Debug, Default)]
 struct DependencyState {
     outage: Option<String>,
-    /// The call for whose success the outage lasts.
-    stuck_call: Option<String>,
+    /// The calls for whose success the outage lasts.
+    stuck_calls: BTreeSet<String>,
     last_success: Option<Instant>,
     /// Whether the last heartbeat was not taken.
     missed_heartbeat: bool,
@@ -206,16 +207,16 @@ impl Health {
     /// Until [`Self::record_success`] hears of the call.
     pub fn mark_stuck(&self, dependency: Dependency, call: &str, reason: &str) {
         let shared = self.states(dependency);
-        shared.states.lock()[dependency as usize].stuck_call = Some(call.to_owned());
+        shared.states.lock()[dependency as usize]
+            .stuck_calls
+            .insert(call.to_owned());
         self.mark_down(dependency, reason);
     }
 
     pub fn record_success(&self, dependency: Dependency, call: &str) {
         let shared = self.states(dependency);
         let mut states = shared.states.lock();
-        states[dependency as usize]
-            .stuck_call
-            .take_if(|stuck| stuck == call);
+        states[dependency as usize].stuck_calls.remove(call);
         drop(states);
         self.mark_up(dependency);
     }
@@ -280,7 +281,7 @@ impl Health {
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
         state.missed_heartbeat = false;
-        if state.stuck_call.is_none() && state.outage.take().is_some() {
+        if state.stuck_calls.is_empty() && state.outage.take().is_some() {
             let name = dependency.display_name();
             tracing::info!(
                 run = self.run.as_deref(),

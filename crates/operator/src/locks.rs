@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
-use bucket_brigade_common::ledger::{AdvisoryLock, LockClaims, PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{
+    AdvisoryLock, LedgerError, LockClaims, PostgresLedger, with_timeout,
+};
 use bucket_brigade_common::may_be_bucket;
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::printable::counted;
@@ -18,6 +20,10 @@ use crate::statements::{MAX_RETRIES, RETRY_BACKOFF, retry_statement};
 
 /// Between two tries with locks that are lost again and again.
 const LOST_LOCKS_DELAY: Duration = Duration::from_millis(200);
+
+const LOCK_TRIES: usize = 10;
+
+const LOCK_WAIT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often locks and queue are looked at, which lags by seconds itself.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -43,7 +49,7 @@ pub(super) struct LocksLost;
 impl<'a> CommandLocks<'a> {
     /// Keeps other commands of this kind out.
     pub(super) async fn acquire(ledger: &'a PostgresLedger) -> anyhow::Result<Self> {
-        let lock = ledger.acquire_operator_lock().await?;
+        let lock = wait_for_lock(async || ledger.acquire_operator_lock().await).await?;
         let busy = "another verify, rollback or clean of this run is at work: wait for its end, or stop it";
         Ok(Self {
             ledger,
@@ -57,7 +63,7 @@ impl<'a> CommandLocks<'a> {
 
     /// Keeps the commands of other runs out, too.
     pub(super) async fn exclude_other_runs(&mut self) -> anyhow::Result<()> {
-        let lock = self.ledger.acquire_undo_lock().await?;
+        let lock = wait_for_lock(async || self.ledger.acquire_undo_lock().await).await?;
         let busy = "a rollback or clean of another run is at work: wait for its end, or stop it";
         self.undo = Some(lock.ok_or_else(|| busy_refusal(busy))?);
         Ok(())
@@ -177,6 +183,20 @@ async fn ensure_held(ledger: &PostgresLedger, lock: &mut AdvisoryLock) -> anyhow
         sleep(delay).await;
     }
     Err(busy_refusal(LOST_LOCKS))
+}
+
+/// The sessions of a command that has just ended, the one before in a script, may be there for a moment.
+async fn wait_for_lock(
+    acquire: impl AsyncFn() -> Result<Option<AdvisoryLock>, LedgerError>,
+) -> Result<Option<AdvisoryLock>, LedgerError> {
+    for _ in 0..LOCK_TRIES {
+        let lock = acquire().await?;
+        if lock.is_some() {
+            return Ok(lock);
+        }
+        sleep(LOCK_WAIT_INTERVAL).await;
+    }
+    acquire().await
 }
 
 struct QuiescedFleet {

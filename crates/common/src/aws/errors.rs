@@ -55,9 +55,9 @@ impl RequestError {
     /// Source: AWS Signature Version 4, "Troubleshoot AWS signature errors".
     #[must_use]
     pub(crate) fn name_skew(mut self) -> Self {
-        let said = ["Signature expired", "Signature not yet current"];
-        let is_said = said.iter().any(|text| self.message.starts_with(text));
-        if is_said || ["RequestExpired", TIME_SKEWED].contains(&&*self.code) {
+        let skews = ["Signature expired", "Signature not yet current"];
+        let is_skewed = skews.iter().any(|text| self.message.starts_with(text));
+        if is_skewed || ["RequestExpired", TIME_SKEWED].contains(&&*self.code) {
             TIME_SKEWED.clone_into(&mut self.code);
             self.message = format!("this host's clock is off: {}", self.message);
         }
@@ -167,7 +167,8 @@ fn classify_origin<E: Error + 'static>(
 pub(crate) fn is_proxy_page(response: &HttpResponse) -> bool {
     let headers = response.headers();
     let kind = headers.get("content-type").unwrap_or_default();
-    kind.starts_with("text/") && !headers.iter().any(|(name, _)| name.starts_with("x-amz"))
+    let is_stores = |name: &str| name.starts_with("x-amz") || name.starts_with("x-goog");
+    kind.starts_with("text/html") && !headers.iter().any(|(name, _)| is_stores(name))
 }
 
 pub(crate) fn describe_page(status: u16) -> String {

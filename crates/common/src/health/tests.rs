@@ -60,6 +60,17 @@ async fn a_call_that_alone_fails_again_and_again_is_noticed() {
     assert_eq!(health.outage(), None);
 }
 
+#[test]
+fn an_outage_of_two_calls_ends_with_both() {
+    let (health, queue) = (Health::new(WorkerRole::Consumer), Dependency::Queue);
+    health.mark_stuck(queue, "deleting", "denied");
+    health.mark_stuck(queue, "renewing", "denied");
+    health.record_success(queue, "renewing");
+    assert!(health.outage().is_some());
+    health.record_success(queue, "deleting");
+    assert!(health.outage().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_queue_is_noticed_at_once() {
     let health = Health::new(WorkerRole::Consumer);

@@ -268,7 +268,7 @@ impl PostgresLedger {
             None => Ok(HashSet::new()),
         };
         let moved = with_timeout_or_else(self.commit_moves(moves), unless_locked).await?;
-        if moved.is_empty() {
+        if moved.is_empty() && !moves.is_empty() {
             self.ensure_run_exists().await?;
         }
         Ok(moved)

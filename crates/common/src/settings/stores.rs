@@ -125,5 +125,5 @@ fn parse_endpoint(text: &str) -> Result<Option<String>, String> {
     if !text.is_empty() && (!is_url || text.contains(['@', '?', '#'])) {
         return Err("is not the URL of a store (https://host, without user and query)".into());
     }
-    optional(text)
+    optional(text.trim_end_matches('/'))
 }

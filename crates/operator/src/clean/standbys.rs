@@ -11,11 +11,14 @@ use crate::statements::retry_statement;
 
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
 
-const SELECT_POSITION: &str = "SELECT pg_current_wal_insert_lsn()::text";
+const SELECT_POSITION: &str = "SELECT pg_current_wal_flush_lsn()::text";
 
-/// `$1` a position: the standbys that are connected and have less on their disks. Consumers of logical changes are none.
-const COUNT_BEHIND: &str = "SELECT count(*) FROM pg_stat_replication r
-    WHERE r.flush_lsn < $1::text::pg_lsn AND r.state <> 'backup' AND NOT EXISTS (
+/// `$1` a position: the standbys that are connected and have less on their disks, and what this role may not see of.
+/// Consumers of logical changes are none, nor are archives and backups, which apply nothing.
+const COUNT_BEHIND: &str = "SELECT
+        count(*) FILTER (WHERE r.flush_lsn < $1::text::pg_lsn AND r.replay_lsn IS NOT NULL) AS behind,
+        count(*) FILTER (WHERE r.state IS NULL) AS hidden
+    FROM pg_stat_replication r WHERE NOT EXISTS (
         SELECT 1 FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')";
 
 const SELECT_MISSING: &str =
@@ -39,9 +42,20 @@ pub(super) async fn wait_for_standbys(ledger: &PostgresLedger) {
         return;
     };
     let mut is_logged = false;
-    while let Ok(behind @ 1..) =
-        retry_statement(async || count_behind(ledger, &position).await).await
-    {
+    loop {
+        let (behind, hidden) =
+            match retry_statement(async || count_behind(ledger, &position).await).await {
+                Ok(counted) => counted,
+                Err(error) => return tracing::warn!("how far standbys are is not known: {error}"),
+            };
+        if hidden > 0 && !is_logged {
+            tracing::warn!(
+                "how far standbys are may not be seen: GRANT pg_monitor to this role, or wait for them yourself"
+            );
+        }
+        if behind == 0 {
+            return;
+        }
         if !is_logged {
             let standbys = counted(behind.unsigned_abs(), "standby has", "standbys have");
             tracing::warn!("waiting until {standbys} what was moved");
@@ -51,7 +65,10 @@ pub(super) async fn wait_for_standbys(ledger: &PostgresLedger) {
     }
 }
 
-async fn count_behind(ledger: &PostgresLedger, position: &str) -> Result<i64, StatementError> {
-    let query = sqlx::query_scalar(COUNT_BEHIND).bind(position);
+async fn count_behind(
+    ledger: &PostgresLedger,
+    position: &str,
+) -> Result<(i64, i64), StatementError> {
+    let query = sqlx::query_as(COUNT_BEHIND).bind(position);
     with_timeout(query.fetch_one(ledger.pool())).await
 }

@@ -99,7 +99,8 @@ const SELECT_SERVER: &str = "SELECT current_user::text AS user_name,
              ELSE has_schema_privilege('bucket_brigade', 'CREATE') END AS may_create_ledger,
         current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
             AS max_connections,
-        nullif(d.datconnlimit, -1)::bigint AS database_limit, nullif(r.rolconnlimit, -1)::bigint AS role_limit,
+        CASE WHEN NOT r.rolsuper THEN nullif(d.datconnlimit, -1)::bigint END AS database_limit,
+        CASE WHEN NOT r.rolsuper THEN nullif(r.rolconnlimit, -1)::bigint END AS role_limit,
         -- Of other roles, activity does not say what it is.
         (SELECT sum(numbackends)::bigint FROM pg_stat_database) AS connections,
         (SELECT count(*) FROM pg_stat_replication) AS replicas,

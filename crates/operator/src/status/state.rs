@@ -31,7 +31,7 @@ pub(super) fn reported_state(
     if let Some(paused) = &run.paused {
         return is(WorkerState::Paused, paused);
     }
-    if run.is_read_only {
+    if run.is_read_only && workers.is_empty() {
         return is(WorkerState::Waiting, READ_ONLY);
     }
     if let Some(worker) = some(WorkerState::Waiting) {

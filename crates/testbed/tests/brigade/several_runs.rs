@@ -59,6 +59,27 @@ async fn a_ledger_that_was_made_anew_has_other_runs_of_the_same_numbers() {
     assert!(log.contains("taken on anew"), "{log}");
 }
 
+/// What was copied for the run that is gone gives way to the one that has its number.
+#[tokio::test]
+async fn what_is_in_hand_of_a_run_that_is_gone_holds_up_no_other() {
+    let rig = TestRig::new().await;
+    rig.add_images(60).await;
+    let slow = Fault::new("CopyObject", FaultEffect::Delay(Duration::from_secs(3)));
+    let slow = slow.key_contains("avatar/").caller("consumer").times(61);
+    let slow = rig.cloud.inject_fault(slow);
+    let consumer = spawn_consumer_of_all(&rig, &[]);
+    let mut watching = rig.spawn("feeder", &[], &["--watch"]);
+    // With that of the probe.
+    wait_until("the copies", async || slow.hits() >= 60).await;
+    rig.execute_sql("DROP SCHEMA bucket_brigade CASCADE").await;
+    let ended = rig.run_program("feeder", &[("NEW_PREFIX", "photo/")]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let moved = "SELECT count(*) FROM images WHERE path LIKE 'photo/%'";
+    assert_eq!(rig.query_number(moved).await, 60);
+    assert_eq!(wait_for_exit(&mut watching).await.code, Some(64));
+    stop_consumer(consumer).await;
+}
+
 #[tokio::test]
 async fn a_stop_waits_for_the_probe_of_a_run_that_is_taken_on() {
     let rig = TestRig::new().await;

@@ -32,7 +32,7 @@ impl StoreSettings {
         options: &RunOptions,
         timeout: Duration,
     ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
-        if options.two_stores == Some(true) && !self.has_two_endpoints() {
+        if options.two_stores == Some(true) && self.is_one_store() {
             return Err(PreflightError::invalid(ENDPOINTS, ONE_ENDPOINT));
         }
         let access = self.access(sdk, BucketSide::Destination, timeout).await?;

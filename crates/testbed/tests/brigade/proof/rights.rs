@@ -47,6 +47,10 @@ fn needed_rights(operation: &str, writes: WriteSide) -> Vec<WriteRight> {
                 write_right("GetObject", DESTINATION),
             ]
         }
+        "GetObjectTagging" => vec![
+            write_right("GetObjectTagging", SOURCE),
+            write_right("GetObjectTagging", DESTINATION),
+        ],
         "GetBucketVersioning" => vec![write_right("GetBucketVersioning", bucket)],
         // Objects of the command's own, which show what the store honours.
         "PutObject" => vec![write_right("PutObject", to)],
