@@ -168,7 +168,7 @@ pub(crate) fn is_proxy_page(response: &HttpResponse) -> bool {
     let headers = response.headers();
     let kind = headers.get("content-type").unwrap_or_default();
     let is_stores = |name: &str| name.starts_with("x-amz") || name.starts_with("x-goog");
-    kind.starts_with("text/html") && !headers.iter().any(|(name, _)| is_stores(name))
+    kind.starts_with("text/") && !headers.iter().any(|(name, _)| is_stores(name))
 }
 
 pub(crate) fn describe_page(status: u16) -> String {

@@ -72,10 +72,7 @@ impl PostgresLedger {
         .await?;
         let run = within(&pool, OPEN_TIMEOUT, OPENING_RUN, async {
             match find_run_row(&pool, spec, &table.sql, OptionMatch::Exact).await? {
-                Some(run) => {
-                    record_stores(&pool, run.id, spec).await?;
-                    Ok(run)
-                }
+                Some(run) => Ok(run),
                 None => insert_run(&pool, spec, &table, second).await,
             }
         });
@@ -146,18 +143,6 @@ impl PostgresLedger {
         let table = table.with_filter(&pool, purpose, filter.as_deref()).await?;
         Self::new(pool, &run, worker, spec.rule.clone(), table).map(Some)
     }
-}
-
-/// What the feeder's settings say of them by now.
-async fn record_stores(pool: &PgPool, run: i64, spec: &RunSpec) -> Result<(), LedgerError> {
-    let is_set = spec.options.two_stores == Some(true);
-    let query = sqlx::query(
-        "UPDATE bucket_brigade.run SET options =
-                CASE WHEN $2 THEN options || '{\"TWO_STORES\": true}' ELSE options - 'TWO_STORES' END
-          WHERE id = $1 AND (options ? 'TWO_STORES') <> $2",
-    );
-    query.bind(run).bind(is_set).execute(pool).await?;
-    Ok(())
 }
 
 /// A consumer would wait for ever for the run that a slip in a setting describes.

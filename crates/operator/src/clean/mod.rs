@@ -275,7 +275,7 @@ impl CleanCommand<'_> {
         self.operator
             .record(ledger.pool(), ledger.run_id(), "clean", Some(&details))
             .await;
-        wait_for_standbys(ledger).await;
+        wait_for_standbys(ledger).await?;
         // As if no two rows shared an object: the progress is an estimate.
         let progress = ledger.run_progress().await?;
         let total = if removals.orphans {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
-use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
+use bucket_brigade_common::ledger::{PostgresLedger, is_unavailable, statement_error};
 use bucket_brigade_common::printable::counted;
 use tokio::time::sleep;
 
-use crate::statements::retry_statement;
+use crate::statements::retry_query;
 
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -27,34 +27,41 @@ const SELECT_MISSING: &str =
 
 /// Waits until the standbys have what has been committed so far. Where the server does not tell, as Aurora, whose readers
 /// share its storage, there is nothing to wait for.
-pub(super) async fn wait_for_standbys(ledger: &PostgresLedger) {
-    let pool = ledger.pool();
-    let missing = sqlx::query_scalar(SELECT_MISSING).fetch_one(pool);
-    let missing: String = with_timeout(missing).await.unwrap_or_default();
-    if !missing.is_empty() {
+///
+/// # Errors
+/// The database is away: nothing is known of them.
+pub(super) async fn wait_for_standbys(ledger: &PostgresLedger) -> Result<(), StatementError> {
+    let missing = async || sqlx::query_scalar(SELECT_MISSING).fetch_one(ledger.pool()).await;
+    let missing: Option<String> = unless_unsupported(retry_query(missing).await)?;
+    if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
         tracing::warn!(
             "standbys are not connected (replication slots {missing}): after a failover to one that lacks the latest moves, rows would name what is removed now"
         );
     }
-    let position = sqlx::query_scalar(SELECT_POSITION).fetch_one(pool);
-    let position: Result<String, StatementError> = with_timeout(position).await;
-    let Ok(position) = position else {
-        return;
+    let position = async || sqlx::query_scalar(SELECT_POSITION).fetch_one(ledger.pool()).await;
+    let position: Option<String> = unless_unsupported(retry_query(position).await)?;
+    match position {
+        Some(position) => wait_for_position(ledger, &position).await,
+        None => Ok(()),
+    }
+}
+
+async fn wait_for_position(ledger: &PostgresLedger, position: &str) -> Result<(), StatementError> {
+    let count = async || {
+        let query = sqlx::query_as(COUNT_BEHIND).bind(position);
+        query.fetch_one(ledger.pool()).await
     };
     let mut is_logged = false;
     loop {
-        let (behind, hidden) =
-            match retry_statement(async || count_behind(ledger, &position).await).await {
-                Ok(counted) => counted,
-                Err(error) => return tracing::warn!("how far standbys are is not known: {error}"),
-            };
+        let counts: Option<(i64, i64)> = unless_unsupported(retry_query(count).await)?;
+        let (behind, hidden) = counts.unwrap_or_default();
         if hidden > 0 && !is_logged {
             tracing::warn!(
                 "how far standbys are may not be seen: GRANT pg_monitor to this role, or wait for them yourself"
             );
         }
         if behind == 0 {
-            return;
+            return Ok(());
         }
         if !is_logged {
             let standbys = counted(behind.unsigned_abs(), "standby has", "standbys have");
@@ -65,10 +72,13 @@ pub(super) async fn wait_for_standbys(ledger: &PostgresLedger) {
     }
 }
 
-async fn count_behind(
-    ledger: &PostgresLedger,
-    position: &str,
-) -> Result<(i64, i64), StatementError> {
-    let query = sqlx::query_as(COUNT_BEHIND).bind(position);
-    with_timeout(query.fetch_one(ledger.pool())).await
+fn unless_unsupported<T>(result: Result<T, sqlx::Error>) -> Result<Option<T>, StatementError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_unavailable(&error) => Err(statement_error(&error)),
+        Err(error) => {
+            tracing::debug!(%error, "the server does not tell how far its standbys are");
+            Ok(None)
+        }
+    }
 }

@@ -298,8 +298,11 @@ async fn of_writes_to_the_database_while_the_feeder_waits() {
     feeder
         .assert_reports("writing a heartbeat", "check the database")
         .await;
-    let status = rig.run_feeder(&["status"]).await.output;
-    assert!(status.contains("the database takes no writes"), "{status}");
+    wait_until("the status", async || {
+        let status = rig.run_feeder(&["status"]).await.output;
+        status.contains("the database takes no writes")
+    })
+    .await;
     set_read_only(&rig, "off").await;
     feeder.wait_until_healthy().await;
     feeder.process.terminate().unwrap();

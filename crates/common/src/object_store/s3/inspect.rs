@@ -344,10 +344,12 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_store_can_say_that_there_is_no_object() {
-        let page = "404 Not Found\r\ncontent-type: text/html\r\n";
-        let error = head_answered(page.into()).await.unwrap_err();
-        assert!(matches!(&error, StoreError::Transient { .. }), "{error:?}");
-        assert!(error.to_string().contains("a proxy's"), "{error}");
+        for kind in ["text/html", "text/plain; charset=utf-8"] {
+            let page = format!("404 Not Found\r\ncontent-type: {kind}\r\n");
+            let error = head_answered(page).await.unwrap_err();
+            assert!(matches!(&error, StoreError::Transient { .. }), "{error:?}");
+            assert!(error.to_string().contains("a proxy's"), "{error}");
+        }
         for head in [
             "content-type: application/xml\r\n",
             "",

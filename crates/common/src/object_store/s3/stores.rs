@@ -16,7 +16,7 @@ use crate::settings::{BucketStore, StoreSettings};
 
 const ENDPOINTS: &str = "SOURCE_ENDPOINT, DESTINATION_ENDPOINT";
 
-const ONE_ENDPOINT: &str = "the run is from one store to another, by the feeder's settings, and these name one for both buckets";
+const ONE_ENDPOINT: &str = "the run is from one store to another, as its feeder began it, and these settings name one for both buckets (feeder --new-run, where that was a slip)";
 
 impl StoreSettings {
     /// Source and destination. Whether they are there is not asked yet; `timeout` is when a request that does
@@ -32,7 +32,7 @@ impl StoreSettings {
         options: &RunOptions,
         timeout: Duration,
     ) -> Result<(S3Bucket, S3Bucket), PreflightError> {
-        if options.two_stores == Some(true) && self.is_one_store() {
+        if options.two_stores == Some(true) && !self.has_two_endpoints() {
             return Err(PreflightError::invalid(ENDPOINTS, ONE_ENDPOINT));
         }
         let access = self.access(sdk, BucketSide::Destination, timeout).await?;
