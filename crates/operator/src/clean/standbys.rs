@@ -31,14 +31,22 @@ const SELECT_MISSING: &str =
 /// # Errors
 /// The database is away: nothing is known of them.
 pub(super) async fn wait_for_standbys(ledger: &PostgresLedger) -> Result<(), StatementError> {
-    let missing = async || sqlx::query_scalar(SELECT_MISSING).fetch_one(ledger.pool()).await;
+    let missing = async || {
+        sqlx::query_scalar(SELECT_MISSING)
+            .fetch_one(ledger.pool())
+            .await
+    };
     let missing: Option<String> = unless_unsupported(retry_query(missing).await)?;
     if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
         tracing::warn!(
             "standbys are not connected (replication slots {missing}): after a failover to one that lacks the latest moves, rows would name what is removed now"
         );
     }
-    let position = async || sqlx::query_scalar(SELECT_POSITION).fetch_one(ledger.pool()).await;
+    let position = async || {
+        sqlx::query_scalar(SELECT_POSITION)
+            .fetch_one(ledger.pool())
+            .await
+    };
     let position: Option<String> = unless_unsupported(retry_query(position).await)?;
     match position {
         Some(position) => wait_for_position(ledger, &position).await,
