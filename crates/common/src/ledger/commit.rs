@@ -80,8 +80,8 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
 
 /// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
 /// of the counters, `$11` the lowest fence, `$12` ids whose copies were there already; for a run with companions `$13`
-/// ids and `$14` the `ETags` of their companions. Returns the ids that moved: none where the run was opened at another time, and may have another rule,
-/// or its fence was raised.
+/// ids and `$14` the `ETags` of their companions. Returns the ids that moved: none where the run was opened at another
+/// time, and may have another rule, or its fence was raised.
 pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i64) -> String {
     let is_run = format!(
         "WHERE EXISTS (SELECT 1 FROM bucket_brigade.run r

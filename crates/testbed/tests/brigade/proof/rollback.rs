@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, sha256, wait_until};
@@ -297,19 +298,25 @@ async fn a_run_whose_rows_went_back_is_not_finished_and_times_are_told_in_utc() 
     assert_eq!(rig.query_number(finished).await, 0);
 }
 
-/// As after a failover, or with a full disk: reads succeed.
-#[tokio::test]
-async fn a_database_that_takes_no_writes_for_a_while_is_waited_for() {
-    let rig = TestRig::new().await;
-    rig.add_moved_images(3).await;
+/// A rollback that has asked for the first copy, and has no answer for two seconds.
+async fn spawn_late_rollback(rig: &TestRig) -> ChildProcess {
     let late = Fault::new(
         "HeadObject",
         FaultEffect::DelayedResponse(Duration::from_secs(2)),
     );
     let late = late.caller("feeder").key_contains("avatar/0").times(1);
     let late = rig.cloud.inject_fault(late);
-    let mut rollback = rig.spawn_json_command(&["rollback", "--all", "--yes"]);
-    wait_until("the look at the copy", async || late.hits() > 0).await;
+    let rollback = rig.spawn("feeder", &[], &["rollback", "--all", "--yes"]);
+    wait_until("the request for the copy", async || late.hits() > 0).await;
+    rollback
+}
+
+/// As after a failover, or with a full disk: reads succeed.
+#[tokio::test]
+async fn a_database_that_takes_no_writes_for_a_while_is_waited_for() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    let mut rollback = spawn_late_rollback(&rig).await;
     change_writes(&rig, "SET default_transaction_read_only = on").await;
     tokio::time::sleep(Duration::from_secs(8)).await;
     change_writes(&rig, "RESET default_transaction_read_only").await;
@@ -327,14 +334,7 @@ async fn a_database_that_takes_no_writes_for_a_while_is_waited_for() {
 async fn rules_that_the_table_gets_meanwhile_are_waited_for() {
     let rig = TestRig::new().await;
     rig.add_moved_images(3).await;
-    let late = Fault::new(
-        "HeadObject",
-        FaultEffect::DelayedResponse(Duration::from_secs(2)),
-    );
-    let late = late.caller("feeder").key_contains("avatar/0").times(1);
-    let late = rig.cloud.inject_fault(late);
-    let mut rollback = rig.spawn("feeder", &[], &["rollback", "--all", "--yes"]);
-    wait_until("the look at the copy", async || late.hits() > 0).await;
+    let mut rollback = spawn_late_rollback(&rig).await;
     rig.execute_sql(
         "CREATE TABLE other (LIKE images INCLUDING DEFAULTS);
          INSERT INTO other SELECT * FROM images;
