@@ -63,7 +63,7 @@ pub enum RouteError {
     #[error("the path does not start with OLD_PREFIX")]
     OutsideRule,
     /// The new path would start with the old prefix again (possible when `NEW_PREFIX` is shorter).
-    #[error("the new path '{0}' would still match OLD_PREFIX")]
+    #[error("the new path '{}' would still match OLD_PREFIX", printable(.0))]
     StillMatches(String),
     /// S3 has no object without a key.
     #[error("the object key would be empty")]
