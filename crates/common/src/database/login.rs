@@ -1,5 +1,6 @@
 //! What a connection logs in with, read anew as often as it may have changed.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -152,6 +153,7 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
             return Err("names a service, and no service file is read".into());
         }
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            let url = with_host(url);
             url.parse().map_err(|error| describe_url_error(&error))?
         }
         Some(_) => return Err("is not a postgres:// URL".into()),
@@ -170,6 +172,15 @@ const SEVERAL_HOSTS: &str =
 fn hosts_of(url: &str) -> &str {
     let authority = url.split(['/', '?']).nth(2).unwrap_or_default();
     authority.rsplit('@').next().unwrap_or_default()
+}
+
+/// Beside `host=/a/directory` libpq takes a user without a host, a URL does not.
+fn with_host(url: &str) -> Cow<'_, str> {
+    let names_host = url.contains("?host=") || url.contains("&host=");
+    if names_host && hosts_of(url).is_empty() {
+        return url.replacen("@/", "@localhost/", 1).into();
+    }
+    url.into()
 }
 
 /// An IPv6 address is in brackets in a URL, and is looked up as a name there.
@@ -223,6 +234,22 @@ mod tests {
         for host in ["[::1]", "::1"] {
             let options = without_brackets(PgConnectOptions::new().host(host));
             assert_eq!(options.get_host(), "::1");
+        }
+    }
+
+    #[test]
+    fn a_socket_is_named_without_a_host() {
+        for url in [
+            "postgres://u:p@/app?host=/run/db",
+            "postgres:///app?user=u&host=/run/db",
+        ] {
+            let options = parse_options(Some(&SecretString::from(url.to_owned()))).unwrap();
+            let socket = options.get_socket().map(PathBuf::as_path);
+            assert_eq!(socket, Some(Path::new("/run/db")), "{url}");
+            assert_eq!(
+                (options.get_username(), options.get_database()),
+                ("u", Some("app"))
+            );
         }
     }
 
