@@ -163,11 +163,13 @@ fn classify_origin<E: Error + 'static>(
 }
 
 /// Whether a proxy answers that knows no such address: that there is no such object it cannot say. Stores answer in
-/// XML, and name the request.
+/// XML, and name the request; R2 names Cloudflare's, and what its HEAD has for a type is not documented.
 pub(crate) fn is_proxy_page(response: &HttpResponse) -> bool {
     let headers = response.headers();
     let kind = headers.get("content-type").unwrap_or_default();
-    let is_stores = |name: &str| name.starts_with("x-amz") || name.starts_with("x-goog");
+    let is_r2s = |name: &str| name == "cf-ray" && !kind.starts_with("text/html");
+    let is_stores =
+        |name: &str| name.starts_with("x-amz") || name.starts_with("x-goog") || is_r2s(name);
     kind.starts_with("text/") && !headers.iter().any(|(name, _)| is_stores(name))
 }
 
