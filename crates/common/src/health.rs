@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::ledger::fleet_control::{HEARTBEAT_INTERVAL, WorkerRole};
+use crate::ledger::move_ledger::StatementError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dependency {
@@ -176,16 +177,25 @@ impl Health {
         }
     }
 
-    /// Whether the ledger took a run's heartbeat.
-    pub fn record_heartbeat(&self, is_taken: bool) {
-        match &self.process {
-            Some(process) if is_taken => process.mark_up(Dependency::Database),
-            Some(process) => {
-                let mut states = process.states.states.lock();
-                states[Dependency::Database as usize].missed_heartbeat = true;
+    /// Whether the ledger took a run's heartbeat. Of calls that find no connection it alone knows why.
+    pub fn record_heartbeat(&self, sent: Result<(), &StatementError>) {
+        let database = Dependency::Database;
+        let health = self.process.as_deref().unwrap_or(self);
+        match sent {
+            Ok(()) if self.process.is_some() => health.mark_up(database),
+            Ok(()) => health.set_missed_heartbeat(false),
+            Err(error) => {
+                health.set_missed_heartbeat(true);
+                if !health.is_up(database) {
+                    health.mark_down(database, &error.to_string());
+                }
             }
-            None => {}
         }
+    }
+
+    fn set_missed_heartbeat(&self, is_missed: bool) {
+        let mut states = self.states.states.lock();
+        states[Dependency::Database as usize].missed_heartbeat = is_missed;
     }
 
     /// The same of a call that is made until it succeeds, and then told to [`Self::record_success`].
@@ -225,13 +235,14 @@ impl Health {
         self.set_down(dependency, reason, None);
     }
 
-    /// Unless something has succeeded since `since`.
+    /// Unless something has succeeded since `since`, or the heartbeats say why.
     fn set_down(&self, dependency: Dependency, reason: &str, since: Option<Instant>) {
         let shared = self.states(dependency);
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         let is_over = since.is_some_and(|since| state.last_success >= Some(since));
-        if is_over {
+        let is_explained = state.missed_heartbeat && state.outage.is_some() && since.is_some();
+        if is_over || is_explained {
             return;
         }
         let (name, advice) = (dependency.display_name(), self.advice(dependency));

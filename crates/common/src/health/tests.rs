@@ -123,18 +123,41 @@ async fn a_run_whose_table_is_closed_holds_up_no_other_while_heartbeats_get_thro
     let (one, other) = (process.for_run("one"), process.for_run("other"));
     let fail = || one.record_failure(Dependency::Database, Instant::now(), 2, "locked");
     advance(Duration::from_mins(1)).await;
-    other.record_heartbeat(true);
+    other.record_heartbeat(Ok(()));
     fail();
     assert!(one.own_outage().is_some() && one.outage().is_some());
     assert!(process.outage().is_none() && other.outage().is_none());
     // In an outage of all nothing gets through.
     advance(HEARTBEATS_MISSED_AFTER * 2).await;
-    other.record_heartbeat(false);
+    other.record_heartbeat(Err(&StatementError::Unavailable("gone".into())));
     fail();
     assert!(process.outage().is_some() && other.outage().is_some());
     assert!(other.own_outage().is_none());
-    other.record_heartbeat(true);
+    other.record_heartbeat(Ok(()));
     assert!(process.outage().is_none() && one.outage().is_some());
     one.mark_up(Dependency::Database);
     assert!(one.outage().is_none());
+}
+
+#[test]
+fn where_no_connection_is_had_the_heartbeat_says_why() {
+    let full = StatementError::Unavailable("too many connections for role".into());
+    let process = Health::new(WorkerRole::Consumer);
+    for health in [process.for_run("one"), Health::new(WorkerRole::Consumer)] {
+        let fail = |reason| {
+            health.record_failure(Dependency::Database, Instant::now(), 2, reason);
+        };
+        health.record_heartbeat(Err(&full));
+        assert_eq!(health.outage(), None);
+        fail("no connection in time");
+        health.record_heartbeat(Err(&full));
+        fail("no connection in time");
+        let database = health.process.as_deref().unwrap_or(&health);
+        let outage = database.outage().unwrap_or_default();
+        assert!(outage.contains("too many connections for role"), "{outage}");
+        health.record_heartbeat(Ok(()));
+        fail("locked");
+        let outage = health.outage().unwrap_or_default();
+        assert!(outage.contains("locked"), "{outage}");
+    }
 }
