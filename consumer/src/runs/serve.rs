@@ -8,8 +8,9 @@ use bucket_brigade_common::heartbeat::send_heartbeats;
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::retry::Backoff;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::load::HomeRun;
 use super::{Dispatcher, RunLoader, RunParts, Runs, STRAYS};
 use crate::handle::Stages;
 use crate::heartbeat::HeartbeatSource;
@@ -23,6 +24,9 @@ const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the ledger is asked for other runs, while those that are served wait.
 const ACTIVE_RUNS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the ledger's answer holds which run messages without a number are of.
+const HOME_RUN_INTERVAL: Duration = Duration::from_secs(1);
 
 const LOAD_BACKOFF: Backoff = Backoff {
     initial_delay: Duration::from_secs(1),
@@ -131,17 +135,36 @@ impl RunServer {
         LoadOutcome::Over
     }
 
+    /// The ledger's answer holds for a moment; not that about a run with a number, which may be opened at any time.
+    async fn home_run(
+        &self,
+        from: i64,
+        known: &mut Option<(HomeRun, Instant)>,
+    ) -> Result<Option<HomeRun>, String> {
+        if let Some((home, at)) = known
+            && at.elapsed() < HOME_RUN_INTERVAL
+        {
+            return Ok(Some(*home));
+        }
+        let home = self.loader.home_run(from).await?;
+        *known = home
+            .filter(|_| from == STRAYS)
+            .map(|home| (home, Instant::now()));
+        Ok(home)
+    }
+
     /// Hands messages of no known run to the run that may be meant, or that records them as poison.
     async fn forward_strays(&self, from: i64) {
         let runs = &self.dispatcher.runs;
         let changed = runs.changes(from);
         let mut failures = 0;
+        let mut known = None;
         while !runs.close_if_idle(from, Duration::ZERO) {
             if runs.parked_count(from) == 0 {
                 drop(timeout(IDLE_CHECK_INTERVAL, changed.notified()).await);
                 continue;
             }
-            match self.loader.home_run(from).await {
+            match self.home_run(from, &mut known).await {
                 // A feeder has just opened it.
                 Ok(None) => return runs.reload(from),
                 Ok(Some(home)) => {
@@ -171,7 +194,7 @@ pub(crate) async fn serve_run(
     let mut source = HeartbeatSource::new(Arc::clone(&stages), dispatcher.runs.clone());
     let control = Arc::clone(&stages.fleet_control);
     let (throttle, health) = (&stages.context.throttle, &stages.context.health);
-    let report = |sent: Result<(), &_>| health.record_heartbeat(sent.is_ok());
+    let report = |sent: Result<(), &_>| health.record_heartbeat(sent);
     let heartbeats = send_heartbeats(&*control, throttle, || source.current(), report);
     tokio::select! {
         biased;
