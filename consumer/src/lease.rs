@@ -9,6 +9,7 @@ use bucket_brigade_common::health::Health;
 use bucket_brigade_common::queue::{EntryOutcome, MAX_BATCH_ENTRIES, MessageQueue};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::failing_call::{FAILING_INTERVAL, FailingCall};
@@ -23,6 +24,8 @@ pub struct HeldLease {
     pub receipt_handle: String,
     /// Whether all that is left is the delete, which the queue has not confirmed.
     is_finished: bool,
+    /// Whether a request that renews it is under way.
+    is_renewing: bool,
     expires_at: Instant,
     /// The same by the wall's clock: the other stands still while a machine is suspended.
     expires_on: SystemTime,
@@ -47,8 +50,41 @@ struct LeaseTable {
     visibility_timeout: Duration,
     held: Mutex<HeldLeases>,
     renewals: FailingCall,
-    // Held during a renewal's requests: a message must not be hidden again after its release.
-    renewing: tokio::sync::Mutex<()>,
+    /// Requests that renew leases have ended.
+    renewed: Notify,
+}
+
+/// A request that renews these leases. A message must not be hidden again after its release, which waits for its end.
+struct RenewalRequest<'a> {
+    table: &'a LeaseTable,
+    due: Vec<(u64, String)>,
+}
+
+impl<'a> RenewalRequest<'a> {
+    /// Of those that are in hand still.
+    fn begin(table: &'a LeaseTable, batch: &[(u64, String)]) -> Self {
+        let mut held = table.held.lock();
+        let mut due = batch.to_vec();
+        due.retain(|(number, _)| {
+            let lease = held.by_number.get_mut(number);
+            lease.map(|lease| lease.is_renewing = true).is_some()
+        });
+        drop(held);
+        Self { table, due }
+    }
+}
+
+impl Drop for RenewalRequest<'_> {
+    fn drop(&mut self) {
+        let mut held = self.table.held.lock();
+        for (number, _) in &self.due {
+            if let Some(lease) = held.by_number.get_mut(number) {
+                lease.is_renewing = false;
+            }
+        }
+        drop(held);
+        self.table.renewed.notify_waiters();
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -77,7 +113,7 @@ impl Leases {
                 by_number: BTreeMap::new(),
             }),
             renewals: FailingCall::new(RENEWAL, health, visibility),
-            renewing: tokio::sync::Mutex::default(),
+            renewed: Notify::new(),
         }))
     }
 
@@ -89,6 +125,7 @@ impl Leases {
         let lease = HeldLease {
             receipt_handle,
             is_finished: false,
+            is_renewing: false,
             expires_at: Instant::now() + self.0.visibility_timeout,
             expires_on: SystemTime::now() + self.0.visibility_timeout,
         };
@@ -131,7 +168,6 @@ impl Leases {
 
     /// None where nothing was due; else whether the queue confirmed anything.
     async fn renew_due(&self, queue: &dyn MessageQueue) -> Option<Result<(), String>> {
-        let _renewing = self.0.renewing.lock().await;
         let due = self.due_leases();
         let confirmed: Mutex<Option<Result<(), String>>> = Mutex::default();
         let batches = due.chunks(MAX_BATCH_ENTRIES);
@@ -191,10 +227,14 @@ impl Leases {
         queue: &dyn MessageQueue,
         batch: &[(u64, String)],
     ) -> Result<(), String> {
+        let request = RenewalRequest::begin(&self.0, batch);
+        if request.due.is_empty() {
+            return Ok(());
+        }
         // The new time counts from when the queue takes the call, which is not before now.
         let (time, wall_time) = (Instant::now(), SystemTime::now());
         let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility_timeout);
-        let changes: Vec<_> = batch.iter().map(change).collect();
+        let changes: Vec<_> = request.due.iter().map(change).collect();
         let limit = self.0.visibility_timeout / 6;
         let entries = match timeout(limit, queue.change_visibility(&changes)).await {
             Ok(Ok(entries)) => entries,
@@ -206,7 +246,7 @@ impl Leases {
         let is_answered = |entry: &EntryOutcome| !matches!(entry, EntryOutcome::Retry(_));
         let answered = entries.iter().any(is_answered);
         let mut held = self.0.held.lock();
-        for ((number, _), entry) in batch.iter().zip(entries) {
+        for ((number, _), entry) in request.due.iter().zip(entries) {
             let Some(lease) = held.by_number.get_mut(number) else {
                 continue;
             };
@@ -229,6 +269,7 @@ impl Leases {
                 }
             }
         }
+        drop(held);
         let unconfirmed = || "the queue confirms none".to_owned();
         answered.then_some(()).ok_or_else(unconfirmed)
     }
@@ -257,9 +298,22 @@ impl Lease {
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
     /// the lease was lost: then another consumer has the message.
     pub async fn suspend(&self) -> Option<HeldLease> {
-        let held = self.leases.0.held.lock().by_number.remove(&self.number)?;
-        drop(self.leases.0.renewing.lock().await);
-        Some(held).filter(HeldLease::is_held)
+        loop {
+            let renewed = self.leases.0.renewed.notified();
+            if let Some(held) = self.take_unless_renewing()? {
+                return Some(held).filter(HeldLease::is_held);
+            }
+            renewed.await;
+        }
+    }
+
+    /// None where it was lost; nothing in it while it is renewed.
+    fn take_unless_renewing(&self) -> Option<Option<HeldLease>> {
+        let mut held = self.leases.0.held.lock();
+        if held.by_number.get(&self.number)?.is_renewing {
+            return Some(None);
+        }
+        held.by_number.remove(&self.number).map(Some)
     }
 
     /// Waits until at least half of its time is left, or it is lost.

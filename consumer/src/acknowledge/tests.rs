@@ -48,6 +48,9 @@ impl MessageQueue for FakeQueue {
 
     async fn change_visibility(&self, changes: &[(String, Duration)]) -> Answer {
         *self.renewals.lock() += 1;
+        if changes.iter().any(|(handle, _)| handle == "silent") {
+            sleep(Duration::from_hours(1)).await;
+        }
         Ok(vec![EntryOutcome::Done; changes.len()])
     }
 
@@ -274,4 +277,29 @@ async fn an_entry_for_which_a_whole_batch_is_refused_is_alone_in_the_end() {
     let deleted = fixture.delete_all(&["a", "b", "c", "d"]).await;
     assert_eq!(deleted, [true, false, true, true]);
     assert_eq!(fixture.context.health.outage(), None);
+}
+
+/// A message must not be hidden again after its release.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_hangs_holds_up_the_messages_that_it_renews_and_no_others() {
+    let fixture = Fixture::new(all_done);
+    let leases = &fixture.context.leases;
+    let handles = ["silent"; 10].into_iter().chain(["other"; 5]);
+    let held: Vec<_> = handles
+        .map(|handle| leases.start_lease(handle.into()))
+        .collect();
+    let (first, last) = (&held[0], &held[14]);
+    let visibility = leases.visibility();
+    let ending = async {
+        sleep(visibility * 6 / 10).await;
+        let began = Instant::now();
+        assert!(last.suspend().await.is_some());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(first.suspend().await.is_some());
+        assert_eq!(began.elapsed(), visibility * 4 / 6 - visibility * 6 / 10);
+    };
+    tokio::select! {
+        () = leases.renew_forever(&*fixture.queue) => {}
+        () = ending => {}
+    }
 }

@@ -149,6 +149,7 @@ impl Runs {
             table.drop_lost_messages();
         }
         if table.parked >= MAX_PARKED_MESSAGES {
+            self.wake_server(&table);
             return Admission::Postpone(leased);
         }
         drop(table);
@@ -166,6 +167,10 @@ impl Runs {
     fn park(&self, run: i64, messages: impl IntoIterator<Item = LeasedMessage>) {
         let mut table = self.0.table.lock();
         table.park(run, messages);
+        self.wake_server(&table);
+    }
+
+    fn wake_server(&self, table: &RunTable) {
         if !table.new_runs.is_empty() {
             self.0.arrived.notify_one();
         }

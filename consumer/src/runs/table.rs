@@ -311,9 +311,9 @@ impl RunTable {
 mod tests {
     use super::*;
     use crate::context::ConsumerContext;
-    use crate::runs::{IncomingMessage, STRAYS};
+    use crate::runs::{Admission, IncomingMessage, MAX_PARKED_MESSAGES, Runs, STRAYS};
     use bucket_brigade_common::queue::ReceivedMessage;
-    use tokio::time::advance;
+    use tokio::time::{advance, timeout};
 
     fn message(receive_count: u32) -> LeasedMessage {
         let message = ReceivedMessage {
@@ -337,6 +337,18 @@ mod tests {
         }
         table.set_allowances(Vec::new());
         table.slots[&run].in_hand
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_is_taken_on_also_where_no_more_messages_can_be_parked() {
+        let runs = Runs::new(100);
+        runs.park(1, (0..MAX_PARKED_MESSAGES).map(|_| message(1)));
+        assert_eq!(runs.next_new_run().await, 1);
+        let admitting = async { runs.admit(2, message(1)) };
+        let serving = timeout(Duration::from_secs(1), runs.next_new_run());
+        let (new, admission) = tokio::join!(serving, admitting);
+        assert!(matches!(admission, Admission::Postpone(_)));
+        assert_eq!(new, Ok(2));
     }
 
     #[tokio::test(start_paused = true)]
