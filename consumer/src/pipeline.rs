@@ -1,8 +1,11 @@
 //! The pipeline: the stages put together over any queue, store and ledger.
 
+use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::ledger::LedgerError;
 use bucket_brigade_common::queue::MessageQueue;
 use futures::future::join_all;
 use prometheus_client::metrics::counter::Counter;
@@ -51,8 +54,12 @@ impl Pipeline {
 
     /// Consumes until the stop, then drains within the grace period. True when everything in hand was
     /// finished or released.
-    pub async fn run(self) -> bool {
+    ///
+    /// # Errors
+    /// The only run is gone, which is a stop too.
+    pub async fn run(self) -> Result<bool, LedgerError> {
         let (context, runs) = (&self.context, &self.runs);
+        let is_run_gone = AtomicBool::default();
         let dispatcher = Arc::new(self.build_dispatcher());
         let receiver = self.build_receiver(&dispatcher);
         let working = async {
@@ -62,10 +69,16 @@ impl Pipeline {
             let (tasks, grace) = (&dispatcher.tasks, self.shutdown_grace);
             drain(&receivers, tasks, &context.give_up, grace).await
         };
+        let serving = async {
+            serve_runs(self.served, &dispatcher).await;
+            is_run_gone.store(true, Ordering::Relaxed);
+            context.stop.cancel();
+            pending().await
+        };
         let drained = tokio::select! {
             biased;
             // First: the only run is known before anything is received.
-            () = serve_runs(self.served, &dispatcher) => false,
+            () = serving => false,
             drained = working => drained,
             () = context.leases.renew_forever(&*self.queue) => false,
             () = log_progress(context, runs) => false,
@@ -78,7 +91,10 @@ impl Pipeline {
                 .map(|stages| deregister(&*stages.fleet_control)),
         )
         .await;
-        drained
+        if is_run_gone.into_inner() {
+            return Err(LedgerError::run_gone());
+        }
+        Ok(drained)
     }
 
     fn build_dispatcher(&self) -> Dispatcher {

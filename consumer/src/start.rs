@@ -70,7 +70,7 @@ async fn consume_until_stopped(
         return Ok(exit::DONE);
     };
     ready.set();
-    if !pipeline.run().await {
+    if !pipeline.run().await? {
         tracing::warn!("some messages could not be released; they reappear by themselves");
     }
     Ok(exit::DONE)

@@ -247,7 +247,7 @@ async fn run_consumers(worlds: Worlds, stop: CancellationToken) -> (u64, bool) {
         }
         tokio::select! {
             biased;
-            drained = pipeline.run() => return (deaths, drained),
+            drained = pipeline.run() => return (deaths, drained.unwrap_or(false)),
             () = client.died() => deaths += 1,
         }
         sleep_randomly(shared).await;

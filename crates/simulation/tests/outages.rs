@@ -107,7 +107,7 @@ async fn consumer_survives(outage: SimulatedOutage, after: usize, words: &str, l
     wait_until_moved(&shared, ROW_COUNT).await;
     assert_eq!(status.unhealthy_reason(), None, "{outage:?}");
     stop.cancel();
-    assert!(consumer.await.unwrap());
+    assert!(consumer.await.unwrap().unwrap());
     let things = shared.lock();
     assert!(
         things.mailbox.dead_letters.is_empty(),
@@ -155,7 +155,7 @@ async fn feeder_survives(outage: SimulatedOutage, words: &str, log: LogBuffer) {
     assert_eq!(outcome.progress.moved, u64::try_from(ROW_COUNT).unwrap());
     assert_eq!(progress.unhealthy_reason(), None, "{outage:?}");
     stop.cancel();
-    assert!(consumer.await.unwrap());
+    assert!(consumer.await.unwrap().unwrap());
     let errors = log.error_lines();
     assert_eq!(errors.len(), 1, "{outage:?}: {errors:#?}");
     assert!(errors[0].contains(words), "{outage:?}: {errors:#?}");
@@ -214,7 +214,7 @@ fn a_queue_that_does_not_wait_is_not_asked_without_end() {
         faulty.end_outage();
         wait_until_moved(&shared, ROW_COUNT).await;
         stop.cancel();
-        assert!(consumer.await.unwrap());
+        assert!(consumer.await.unwrap().unwrap());
     });
 }
 
@@ -251,7 +251,7 @@ async fn record_broken_objects(broken: BrokenObjects, log: LogBuffer) -> (Durati
     assert!(waited.is_ok(), "{:#?}", shared.lock().table);
     let took = started.elapsed();
     stop.cancel();
-    assert!(consumer.await.unwrap());
+    assert!(consumer.await.unwrap().unwrap());
     assert!(log.error_lines().is_empty(), "{:#?}", log.error_lines());
     (took, faulty.most_copies())
 }
@@ -338,7 +338,7 @@ fn an_object_that_is_always_throttled_does_not_slow_the_others() {
             assert!(started.elapsed() < Duration::from_mins(3));
         }
         stop.cancel();
-        assert!(consumer.await.unwrap());
+        assert!(consumer.await.unwrap().unwrap());
         assert!(log.error_lines().is_empty(), "{:#?}", log.error_lines());
     });
 }

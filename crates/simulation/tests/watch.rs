@@ -179,7 +179,7 @@ async fn a_sweep_in_the_order_of_the_heap_proves_nothing() {
     let outcome = feed.run().await.unwrap();
     assert_eq!(outcome.progress.moved, 1);
     consumers.cancel();
-    assert!(consumer.await.unwrap());
+    assert!(consumer.await.unwrap().unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,5 +217,5 @@ async fn a_watch_reads_little_and_finds_new_rows_soon_and_all_in_time() {
     let (outcome, ()) = tokio::join!(feed.run(), scene);
     assert!(outcome.is_err(), "it was stopped");
     consumers.cancel();
-    assert!(consumer.await.unwrap());
+    assert!(consumer.await.unwrap().unwrap());
 }

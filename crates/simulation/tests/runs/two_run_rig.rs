@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bucket_brigade_common::ledger::LedgerError;
 use bucket_brigade_common::ledger::fleet_control::{
     FleetControl, FleetLimits, Heartbeat, WorkerRole,
 };
@@ -204,7 +205,7 @@ pub(super) struct TwoRunRig {
     pub(super) copies: Arc<CopyGauge>,
     pub(super) status: ConsumerStatus,
     pub(super) stop: CancellationToken,
-    pub(super) consumer: JoinHandle<bool>,
+    pub(super) consumer: JoinHandle<Result<bool, LedgerError>>,
 }
 
 impl TwoRunRig {
@@ -287,7 +288,7 @@ impl TwoRunRig {
 
     pub(super) async fn end(self) {
         self.stop.cancel();
-        assert!(self.consumer.await.unwrap());
+        assert!(self.consumer.await.unwrap().unwrap());
         for world in &self.worlds {
             let things = world.lock();
             assert!(things.violations.is_empty(), "{:?}", things.violations);

@@ -80,6 +80,25 @@ async fn what_is_in_hand_of_a_run_that_is_gone_holds_up_no_other() {
     stop_consumer(consumer).await;
 }
 
+/// What starts it again must not take all for done.
+#[tokio::test]
+async fn a_consumer_of_one_run_that_is_gone_gives_back_what_it_has_and_fails() {
+    let rig = TestRig::new().await;
+    rig.add_images(20).await;
+    let mut feeder = rig.spawn("feeder", &[], &["--watch"]);
+    wait_until("the messages", async || rig.visible_messages().await == 20).await;
+    let slow = Fault::new("CopyObject", FaultEffect::Delay(Duration::from_secs(3)));
+    let slow = rig.cloud.inject_fault(slow.key_contains("avatar/"));
+    let mut consumer = rig.spawn_consumer(&[("VISIBILITY_TIMEOUT", "600")]);
+    wait_until("the copies", async || slow.hits() >= 10).await;
+    rig.execute_sql("DROP SCHEMA bucket_brigade CASCADE").await;
+    let ended = wait_for_exit(&mut consumer).await;
+    assert_eq!(ended.code, Some(64), "{}", ended.log);
+    assert!(ended.log.contains("made anew"), "{}", ended.log);
+    assert_eq!(rig.visible_messages().await, 20, "{}", ended.log);
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(64));
+}
+
 #[tokio::test]
 async fn a_stop_waits_for_the_probe_of_a_run_that_is_taken_on() {
     let rig = TestRig::new().await;
