@@ -237,9 +237,9 @@ impl Stages {
             Action::Copy => self.copier.copy(&task.route, CopySubject::Image).await,
             Action::Compare => self.copier.compare(&task.route, CopySubject::Image).await,
             Action::Commit(copied, wait) => {
-                // A stop shortens the wait, and the commit is tried at once.
-                let stop = &self.context.stop;
-                stop.run_until_cancelled(sleep(wait)).await;
+                // A stop shortens the wait, and the commit is tried at once, for the last time.
+                let waiting = self.context.stop.run_until_cancelled(sleep(wait));
+                let is_last = waiting.await.is_none() && !wait.is_zero();
                 let companions = match self.copier.copy_companions(&task.route, &copied).await {
                     Ok(companions) => companions,
                     Err(event) => return event,
@@ -250,7 +250,11 @@ impl Stages {
                     self.context.counters.moved.inc();
                     self.moved.fetch_add(1, Ordering::Relaxed);
                 }
-                event
+                // Its row may be locked for a while yet, which is no failure.
+                match event {
+                    Event::NotCommitted if is_last => Event::Interrupted,
+                    event => event,
+                }
             }
             Action::RecordSettlement(row, orphan) => {
                 self.context.counters.settled.inc();
