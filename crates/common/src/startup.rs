@@ -26,6 +26,9 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Wrappers such as `timeout` send a signal to the process and to its group: it arrives twice.
 const SAME_SIGNAL: Duration = Duration::from_millis(300);
 
+/// What a signal does waits so long for its line in the log.
+const LOG_LIMIT: Duration = Duration::from_millis(200);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerThreads {
     /// One: waking another thread costs more than most of what a message needs, and one makes more copies
@@ -76,9 +79,8 @@ where
     F: Future<Output = anyhow::Result<u8>>,
 {
     let stop = CancellationToken::new();
-    match listen_for_signals() {
-        Ok(signals) => drop(tokio::spawn(watch_signals(signals, stop.clone()))),
-        Err(error) => return print_error(&error.into(), exit::UNEXPECTED),
+    if let Err(error) = spawn_signal_thread(stop.clone()) {
+        return print_error(&error.into(), exit::UNEXPECTED);
     }
     match work(args, stop).await {
         Ok(code) => ExitCode::from(code),
@@ -87,6 +89,20 @@ where
             print_error(&error, code)
         }
     }
+}
+
+/// Where nobody reads the log, what writes to it stands still, and with it a worker thread.
+fn spawn_signal_thread(stop: CancellationToken) -> std::io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let signals = {
+        let _entered = runtime.enter();
+        listen_for_signals()?
+    };
+    let watching = move || runtime.block_on(watch_signals(signals, stop));
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(watching)?;
+    Ok(())
 }
 
 fn listen_for_signals() -> std::io::Result<[Signal; 2]> {
@@ -107,12 +123,26 @@ async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], stop: Cancel
             if kind == of_kind && Instant::elapsed(&at) < SAME_SIGNAL {
                 continue;
             }
-            tracing::warn!("second signal: ending at once, the queue gives back what was in hand");
+            log_within_limit(|| {
+                tracing::warn!(
+                    "second signal: ending at once, the queue gives back what was in hand"
+                );
+            });
             std::process::exit(i32::from(exit::KILLED));
         }
         first = Some((kind, Instant::now()));
-        tracing::info!("stopping: finishing what is in hand (a second signal ends at once)");
         stop.cancel();
+        log_within_limit(|| {
+            tracing::info!("stopping: finishing what is in hand (a second signal ends at once)");
+        });
+    }
+}
+
+fn log_within_limit(log: fn()) {
+    let logging = std::thread::spawn(log);
+    let limit = Instant::now() + LOG_LIMIT;
+    while !logging.is_finished() && Instant::now() < limit {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -1,11 +1,14 @@
 //! Shutdown: finished or given back within the grace; a second signal ends at once.
 
+use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
 use bucket_brigade_testbed::process::{Signal, binary_path};
 use bucket_brigade_testbed::trials::shutdown;
 use bucket_brigade_testbed::{Fault, FaultEffect};
+
+use rustix::process::{Pid, kill_process};
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
@@ -29,23 +32,52 @@ async fn start_at_work(
     consumer
 }
 
+fn spawn_with_log(rig: &TestRig, more: &[(&str, &str)], log: Stdio) -> tokio::process::Child {
+    tokio::process::Command::new(binary_path("consumer").unwrap())
+        .env_clear()
+        .envs(rig.environment("consumer", more))
+        .current_dir("/")
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
 #[tokio::test]
 async fn a_closed_log_pipe_ends_no_work() {
     let rig = TestRig::new().await;
     rig.add_images(3).await;
-    let mut consumer = tokio::process::Command::new(binary_path("consumer").unwrap())
-        .env_clear()
-        .envs(rig.environment("consumer", &[]))
-        .current_dir("/")
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut consumer = spawn_with_log(&rig, &[], Stdio::piped());
     drop(consumer.stderr.take());
     let mut feeder = rig.spawn("feeder", &[], &[]);
     assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
     assert_eq!(rig.count_rows("moves").await, 3);
     assert_eq!(consumer.try_wait().unwrap(), None);
+}
+
+/// A log shipper that hangs.
+#[tokio::test]
+async fn a_second_signal_ends_also_a_process_whose_log_is_not_read() {
+    let rig = TestRig::new().await;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let log = writer.try_clone().unwrap();
+    let filling = std::thread::spawn(move || writer.write_all(&[b'\n'; 1 << 20]));
+    let mut consumer = spawn_with_log(&rig, &[("RUST_LOG", "trace")], log.into());
+    let pid = i32::try_from(consumer.id().unwrap()).unwrap();
+    wait_until("a process that listens to signals", async || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        caught & 1 << (Signal::INT.as_raw() - 1) != 0
+    })
+    .await;
+    for signal in [Signal::TERM, Signal::INT] {
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+    let ended = consumer.wait().await.unwrap();
+    assert_eq!(ended.code(), Some(130));
+    drop(reader);
+    filling.join().unwrap().unwrap_err();
 }
 
 #[tokio::test]
@@ -84,6 +116,27 @@ async fn what_outlasts_the_grace_is_given_back() {
     let consumer = start_at_work(&rig, Duration::from_mins(1), &settings).await;
     stop_consumer(consumer).await;
     assert_eq!(rig.visible_messages().await, 20);
+}
+
+/// The application may hold a row for minutes.
+#[tokio::test]
+async fn a_row_that_is_locked_while_the_consumer_stops_has_not_failed() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let id = rig.add_images(1).await.remove(0);
+    let mut open = rig.pool.begin().await.unwrap();
+    let lock = sqlx::query("SELECT FROM images FOR UPDATE");
+    lock.execute(&mut *open).await.unwrap();
+    rig.feed_row(&id, "image/0.png").await;
+    let consumer = rig.spawn_consumer(&[("VISIBILITY_TIMEOUT", "600")]);
+    wait_until("the copy", async || {
+        rig.object_exists("images-new", "avatar/0.png").await
+    })
+    .await;
+    stop_consumer(consumer).await;
+    assert_eq!(rig.count_rows("failures").await, 0);
+    assert_eq!(rig.visible_messages().await, 1);
+    open.rollback().await.unwrap();
 }
 
 #[tokio::test]
