@@ -1,6 +1,6 @@
 //! What an operator's commands ask of the two buckets.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -68,20 +68,26 @@ pub enum BucketVersioning {
     Suspended,
 }
 
-/// Until when what was decided to go may be asked for. By the wall's clock: the process or its machine may have stood
-/// still, and the decision be an old one by then.
+/// Until when what was decided to go may be asked for. By two clocks: the one stands still while the machine does, and
+/// the decision may be an old one by then; the other may be set back.
 #[derive(Debug, Clone, Copy)]
-pub struct RemovalDeadline(SystemTime);
+pub struct RemovalDeadline {
+    expires_at: Instant,
+    expires_on: SystemTime,
+}
 
 impl RemovalDeadline {
     pub fn after(time: Duration) -> Self {
-        Self(SystemTime::now() + time)
+        Self {
+            expires_at: Instant::now() + time,
+            expires_on: SystemTime::now() + time,
+        }
     }
 
     /// # Errors
     /// It is over.
     pub fn check(self) -> Result<(), StoreError> {
-        if SystemTime::now() <= self.0 {
+        if Instant::now() <= self.expires_at && SystemTime::now() <= self.expires_on {
             return Ok(());
         }
         Err(StoreError::Systemic {
