@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bucket_brigade_common::ledger::feed_source::{FeedSource, PageReader, RowPage, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{ApplicationTable, PostgresLedger};
-use bucket_brigade_common::preflight::PreflightError;
+use bucket_brigade_common::preflight::{PreflightError, retry_transient};
 use bucket_brigade_common::row_id::{IdColumnType, RowId};
 use bucket_brigade_common::settings::integer_between;
 
@@ -71,7 +71,7 @@ impl FeedOrder {
     ) -> Result<Arc<dyn PageReader>, anyhow::Error> {
         let Self::Spread(stretches) = self else {
             // A sweep that another order began is begun again.
-            let position = ledger.cursor_position().await?;
+            let position = retry_transient(async || ledger.cursor_position().await).await?;
             if position
                 .cursor
                 .is_some_and(|cursor| cursor.as_str().starts_with(PREFIX))

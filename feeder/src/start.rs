@@ -59,10 +59,8 @@ pub async fn start(
         let (lock, fence) = take_feeder_lock(&ledger).await?;
         anyhow::Ok((queue, s3, ledger, lock, fence))
     };
-    let (queue, s3, ledger, lock, fence) = tokio::select! {
-        biased;
-        () = stop.cancelled() => return Ok(log_summary(Err(FeederStopped))),
-        opened = Box::pin(open) => opened?,
+    let Some((queue, s3, ledger, lock, fence)) = unless_stopped(&stop, open).await? else {
+        return Ok(log_summary(Err(FeederStopped)));
     };
     tracing::info!(
         run = ledger.run_id(),
@@ -70,15 +68,21 @@ pub async fn start(
         filter = ledger.options().row_filter,
         "feeding"
     );
-    if let Some(dashboard) = dashboard {
-        let context = dashboard_context(&ledger, &queue, s3, &run.destination_bucket);
-        dashboard.spawn_server(context).await;
-    }
-    let pages = settings.feed_order.open_reader(&ledger).await?;
-    let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
+    let prepare = async {
+        if let Some(dashboard) = dashboard {
+            let context = dashboard_context(&ledger, &queue, s3, &run.destination_bucket);
+            dashboard.spawn_server(context).await;
+        }
+        let pages = settings.feed_order.open_reader(&ledger).await?;
+        let control = RunControl::start(settings.control, &ledger, &throttle, &progress).await?;
+        ledger.prune_dead_workers().await;
+        warn_of_interrupted_rollback(&ledger).await;
+        anyhow::Ok((pages, control))
+    };
+    let Some((pages, control)) = unless_stopped(&stop, prepare).await? else {
+        return Ok(log_summary(Err(FeederStopped)));
+    };
     tokio::spawn(count_scope(ledger.clone(), Arc::clone(&throttle)));
-    ledger.prune_dead_workers().await;
-    warn_of_interrupted_rollback(&ledger).await;
     send_first_heartbeat(&ledger, &throttle, &progress.heartbeat(), &stop).await;
     ready.set();
     let feed = FeedLoop {
@@ -96,22 +100,32 @@ pub async fn start(
         progress: Arc::clone(&progress),
         stop,
     };
-    let outcome = tokio::select! {
+    let ended = tokio::select! {
         biased;
-        outcome = feed.run() => outcome,
-        error = hold_feeder_lock(&ledger, lock, fence) => return Err(error.into()),
-        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat(), |sent| progress.record_heartbeat(sent)) => return Err(LedgerError::run_gone().into()),
-        () = display.refresh_forever(&ledger, &progress) => Err(FeederStopped),
-        () = control.run() => Err(FeederStopped),
+        outcome = feed.run() => Ok(outcome),
+        error = hold_feeder_lock(&ledger, lock, fence) => Err(error),
+        () = send_heartbeats(&ledger, &throttle, || progress.heartbeat(), |sent| progress.record_heartbeat(sent)) => Err(LedgerError::run_gone()),
+        () = display.refresh_forever(&ledger, &progress) => Ok(Err(FeederStopped)),
+        () = control.run() => Ok(Err(FeederStopped)),
     };
     // Without it others see in a few seconds that this process is gone.
     drop(timeout(DEREGISTER_TIMEOUT, ledger.deregister()).await);
     display.clear_bar();
+    let outcome = ended?;
     if outcome.is_ok() && ledger.read_fence().await.is_ok_and(|now| now != fence) {
         return Err(LedgerError::FenceRaised(ledger.run_id()).into());
     }
     control.finish(outcome.as_ref().ok()).await;
     Ok(log_summary(outcome))
+}
+
+/// None when the process is stopped first.
+async fn unless_stopped<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Option<T>> {
+    let work = Box::pin(stop.run_until_cancelled(work));
+    work.await.transpose()
 }
 
 fn dashboard_context(

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::companions::CompanionCopies;
+use crate::retry::TransientError;
 use crate::row_id::RowId;
 
 /// What the database holds for a row that exists.
@@ -114,6 +115,12 @@ impl StatementError {
     /// Whether a right is missing (`insufficient_privilege`).
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Suspect { code, .. } if code == "42501")
+    }
+}
+
+impl TransientError for StatementError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
     }
 }
 
