@@ -14,18 +14,28 @@ const LOCK_WAIT_INTERVAL: Duration = Duration::from_secs(1);
 /// it was asked for.
 const DEAD_SESSION_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// The session of a command that has just ended may be there for a moment; what is at work is an operator's, and its
+/// end nothing to wait for.
+const ENDED_COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Waits until the lock is free: a feeder before this one may be ending, or its host have died without a
 /// word to the server.
 async fn wait_for_feeder_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, LedgerError> {
     let mut refused_at = None::<Instant>;
     loop {
         match retry_transient(async || ledger.acquire_feeder_lock().await).await {
-            Err(error) if may_end_soon(&error) => {
+            Err(LedgerError::AnotherFeeder { run, holder }) => {
+                let limit = if holder.is_command() {
+                    ENDED_COMMAND_TIMEOUT
+                } else {
+                    DEAD_SESSION_TIMEOUT
+                };
+                let error = LedgerError::AnotherFeeder { run, holder };
                 let since = refused_at.get_or_insert_with(|| {
-                    tracing::warn!("waiting up to {DEAD_SESSION_TIMEOUT:?} for its end: {error}");
+                    tracing::warn!("waiting up to {limit:?} for its end: {error}");
                     Instant::now()
                 });
-                if since.elapsed() > DEAD_SESSION_TIMEOUT {
+                if since.elapsed() > limit {
                     return Err(error);
                 }
             }
@@ -33,11 +43,6 @@ async fn wait_for_feeder_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, L
         }
         sleep(LOCK_WAIT_INTERVAL).await;
     }
-}
-
-/// A command that excludes feeders is an operator's: its end is nothing to wait for.
-fn may_end_soon(error: &LedgerError) -> bool {
-    matches!(error, LedgerError::AnotherFeeder { holder, .. } if !holder.is_command())
 }
 
 /// Takes the lock, and reads the fence under it.

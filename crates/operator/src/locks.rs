@@ -49,7 +49,8 @@ pub(super) struct LocksLost;
 impl<'a> CommandLocks<'a> {
     /// Keeps other commands of this kind out.
     pub(super) async fn acquire(ledger: &'a PostgresLedger) -> anyhow::Result<Self> {
-        let lock = wait_for_lock(async || ledger.acquire_operator_lock().await).await?;
+        let acquire = async || ledger.acquire_operator_lock().await;
+        let lock = wait_for_lock(acquire, |lock| matches!(lock, Ok(None))).await?;
         let busy = "another verify, rollback or clean of this run is at work: wait for its end, or stop it";
         Ok(Self {
             ledger,
@@ -63,7 +64,8 @@ impl<'a> CommandLocks<'a> {
 
     /// Keeps the commands of other runs out, too.
     pub(super) async fn exclude_other_runs(&mut self) -> anyhow::Result<()> {
-        let lock = wait_for_lock(async || self.ledger.acquire_undo_lock().await).await?;
+        let acquire = async || self.ledger.acquire_undo_lock().await;
+        let lock = wait_for_lock(acquire, |lock| matches!(lock, Ok(None))).await?;
         let busy = "a rollback or clean of another run is at work: wait for its end, or stop it";
         self.undo = Some(lock.ok_or_else(|| busy_refusal(busy))?);
         Ok(())
@@ -71,7 +73,9 @@ impl<'a> CommandLocks<'a> {
 
     /// Keeps the feeder out too, and makes sure that consumers have nothing to do: either would move rows again.
     pub(super) async fn quiesce_fleet(&mut self, context: &CommandContext) -> anyhow::Result<()> {
-        let lock = self.ledger.acquire_feeder_lock().await;
+        let acquire = async || self.ledger.acquire_feeder_lock().await;
+        let is_held = |lock: &_| matches!(lock, Err(LedgerError::AnotherFeeder { .. }));
+        let lock = wait_for_lock(acquire, is_held).await;
         let fleet = QuiescedFleet {
             lock: lock.context("stop the feeder first: it would move the rows again")?,
             fence: None,
@@ -186,13 +190,11 @@ async fn ensure_held(ledger: &PostgresLedger, lock: &mut AdvisoryLock) -> anyhow
 }
 
 /// The sessions of a command that has just ended, the one before in a script, may be there for a moment.
-async fn wait_for_lock(
-    acquire: impl AsyncFn() -> Result<Option<AdvisoryLock>, LedgerError>,
-) -> Result<Option<AdvisoryLock>, LedgerError> {
+async fn wait_for_lock<T>(acquire: impl AsyncFn() -> T, is_held: impl Fn(&T) -> bool) -> T {
     for _ in 0..LOCK_TRIES {
-        let lock = acquire().await?;
-        if lock.is_some() {
-            return Ok(lock);
+        let lock = acquire().await;
+        if !is_held(&lock) {
+            return lock;
         }
         sleep(LOCK_WAIT_INTERVAL).await;
     }
