@@ -17,8 +17,9 @@ use crate::sql::quote_identifier;
 /// Catalogs and single rows take no time: a connection that has fallen silent is given up, and another tried.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A step takes the time that it takes on a large ledger.
-const UPGRADE_TIMEOUT: Duration = Duration::from_mins(10);
+/// A step takes the time that it takes on a large ledger: given up in the middle of an index it would begin anew, for
+/// ever.
+const UPGRADE_TIMEOUT: Duration = Duration::from_hours(4);
 
 pub(super) async fn within<T>(
     pool: &DatabasePool,
@@ -59,6 +60,7 @@ impl PostgresLedger {
         )
         .await?;
         let limit = if is_behind {
+            tracing::info!("bringing the ledger up to date: on a large one an index takes minutes");
             UPGRADE_TIMEOUT
         } else {
             OPEN_TIMEOUT
