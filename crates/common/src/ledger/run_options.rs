@@ -48,6 +48,17 @@ impl RunOptions {
         Ok(rule.with_encoding(encoding).with_companions(companions))
     }
 
+    /// For copies to where the images come from: class and encryption are that bucket's own.
+    #[must_use]
+    pub fn of_way_back(&self) -> Self {
+        Self {
+            sse: None,
+            sse_kms_key_id: None,
+            storage_class: None,
+            ..self.clone()
+        }
+    }
+
     /// What is set of the copies that a store may not know: the first setting, and all with their values.
     pub fn copy_attributes(&self) -> Option<(&'static str, String)> {
         let settings = [

@@ -46,6 +46,7 @@ mod unasked_columns;
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
 use bucket_brigade_common::ledger::feed_source::FeedSource as _;
 use bucket_brigade_common::ledger::{ApplicationTable, TableAccess};
@@ -89,7 +90,7 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is\nasked for. Exit codes: 0 done, or nothing to do; 1 refused: not verified; 2 done, but some\nobjects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such\nrun, or another name; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75\nanother command (with --orphans: the feeder or consumers) at work; 77 a right is missing."
+    after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is\nasked for. Exit codes: 0 done, or nothing to do; 1 not verified, or a removed object that a row\nnames could not be brought back; 2 done, but some objects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such\nrun, or another name; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75\nanother command (with --orphans: the feeder or consumers) at work; 77 a right is missing."
 )]
 pub struct Args {
     /// Only what was moved (with --orphans: left without a row) at least so long ago, for example 30days; required, unless
@@ -258,6 +259,10 @@ impl CleanCommand<'_> {
         }
         let removes_from = (removals.bucket, removals.key_prefix());
         locks.shut_out(Some(removes_from)).await?;
+        let way_back = self.pass.restorer.prepare().await;
+        way_back.context(
+            "what a row names again by the time it is removed could not be brought back",
+        )?;
         let columns = self.find_columns().await?;
         for index in &self.missing.all {
             tracing::warn!("{index}");

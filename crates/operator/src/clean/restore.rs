@@ -1,5 +1,6 @@
 //! Brings an object back that a row came to name in the moment of its removal: by a copy that overwrites nothing.
 
+use bucket_brigade_common::ledger::RunOptions;
 use bucket_brigade_common::object_store::objects::BucketSide;
 use bucket_brigade_common::object_store::s3::{MethodRequest, S3Store};
 use bucket_brigade_common::object_store::{CopiedObject, StoreError};
@@ -39,21 +40,40 @@ impl<'a> ObjectRestorer<'a> {
         retry_object_request(async || Box::pin(store.copy_whole(&route)).await).await
     }
 
-    /// How it can be copied is found out when the first one is.
+    /// Before anything is removed: what could not be brought back must not go.
+    pub(super) async fn prepare(&self) -> Result<(), PreflightError> {
+        self.store.get_or_try_init(|| self.open()).await.map(drop)
+    }
+
     async fn open(&self) -> Result<S3Store, PreflightError> {
         let ledger = self.removals.ledger;
         if self.removals.orphans {
             return retrying_store::open_for_copies(self.context, ledger).await;
         }
-        let options = ledger.options();
+        let options = ledger.options().of_way_back();
+        match self.open_reversed(&options).await {
+            // The bucket that the images come from has its ACLs disabled: there they have none.
+            Err(error) if error.setting() == "COPY_ACL" => {
+                let without_acl = RunOptions {
+                    copy_acl: None,
+                    ..options
+                };
+                self.open_reversed(&without_acl).await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open_reversed(&self, options: &RunOptions) -> Result<S3Store, PreflightError> {
+        let rule = self.removals.ledger.rule();
         let (source, destination) = self.context.buckets(options).await?;
         let stores = self.context.migration.stores.reversed();
         let request = MethodRequest {
             options,
             stores: &stores,
             conditional_copy: None,
-            prefix: ledger.rule().source_key_prefix(),
-            source_prefix: ledger.rule().destination_key_prefix(),
+            prefix: rule.source_key_prefix(),
+            source_prefix: rule.destination_key_prefix(),
         };
         request.open(destination, source).await
     }

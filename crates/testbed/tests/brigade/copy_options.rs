@@ -1,10 +1,13 @@
 //! The options of the copies: the feeder's settings are the run, and every copy of it follows them.
 
+use std::time::Duration;
+
 use aws_sdk_s3::types::{Grant, ObjectCannedAcl, StorageClass};
 use bucket_brigade_common::ledger::RunOptions;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::rig::{TestRig, stop_consumer};
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
+use crate::stores::CLEAN;
 
 /// None of the run's settings.
 const FROM_LEDGER: [(&str, &str); 5] = [
@@ -112,6 +115,31 @@ async fn an_acl_in_a_bucket_without_acls_is_refused_at_the_start() {
             assert!(ended.log.contains("COPY_ACL: bucket"), "{}", ended.log);
         }
     }
+}
+
+#[tokio::test]
+async fn an_image_comes_back_to_a_bucket_without_acls() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_images(2).await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    let settings = [("COPY_ACL", "public-read"), ("SSE", "AES256")];
+    let ended = rig.run_program("feeder", &settings).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    stop_consumer(consumer).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let refusal = FaultEffect::error(400, "AccessControlListNotSupported");
+    let refusal = Fault::new("CopyObject", refusal).with_header("x-amz-acl");
+    let refusal = rig.cloud.inject_fault(refusal.key_contains("image/"));
+    let slow = Fault::new("DeleteObjects", FaultEffect::Delay(Duration::from_secs(1)));
+    let slow = rig.cloud.inject_fault(slow);
+    let mut clean = rig.spawn_json_command(&CLEAN);
+    wait_until("the removal", async || slow.hits() > 0).await;
+    rig.set_path(&ids[0], "image/0.png").await;
+    let ended = wait_for_exit(&mut clean).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("brought back"), "{}", ended.log);
+    assert!(refusal.hits() > 0 && rig.object_exists("images-old", "image/0.png").await);
+    assert!(!rig.object_exists("images-old", "image/1.png").await);
 }
 
 #[tokio::test]

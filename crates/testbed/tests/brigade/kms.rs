@@ -61,3 +61,14 @@ fn acls_are_set_wherever_copies_are_written_and_read_wherever_sources_are() {
     });
     assert_eq!(acls.collect::<BTreeSet<_>>(), policy!("copy-acl"));
 }
+
+/// `clean` brings sources back, from their copies.
+#[test]
+fn an_operator_who_writes_sets_and_reads_acls_of_both_buckets() {
+    let written = policy!("operator-write").into_iter();
+    let written = written.filter(|(action, _)| action == "s3:PutObject");
+    let acls = written.flat_map(|(_, resource)| {
+        ["s3:PutObjectAcl", "s3:GetObjectAcl"].map(|action| (action.to_owned(), resource.clone()))
+    });
+    assert_eq!(acls.collect::<BTreeSet<_>>(), policy!("operator-acl"));
+}

@@ -320,7 +320,7 @@ fn operator_rights(operation: &str) -> Vec<PolicyRight> {
         "HeadBucket" | "ListObjects" | "ListObjectsV2" => rights("s3:ListBucket", &BUCKETS),
         "GetBucketOwnershipControls" => rights("s3:GetBucketOwnershipControls", &BUCKETS[1..]),
         "HeadObject" => rights("s3:GetObject", &[SOURCE, DESTINATION]),
-        "GetObjectTagging" => rights("s3:GetObjectTagging", &[SOURCE]),
+        "GetObjectTagging" => rights("s3:GetObjectTagging", &[SOURCE, DESTINATION]),
         "GetObjectAcl" => rights("s3:GetObjectAcl", &[SOURCE]),
         "CopyObject" => [
             rights("s3:GetObject", &[SOURCE]),

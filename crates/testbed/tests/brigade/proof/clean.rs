@@ -218,10 +218,10 @@ async fn what_cannot_be_restored_is_logged_as_an_error_and_retried() {
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
     let slow = Fault::new("DeleteObjects", FaultEffect::Delay(Duration::from_secs(1)));
     let slow = rig.cloud.inject_fault(slow);
-    let denied = Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied"));
-    let denied = rig.cloud.inject_fault(denied.caller("feeder"));
     let mut clean = rig.spawn_json_command(&CLEAN);
     wait_until("the removal", async || slow.hits() > 0).await;
+    let denied = Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied.caller("feeder"));
     rig.set_path(&ids[0], "image/0.png").await;
     assert_eq!(clean.wait_for_exit().await.unwrap().code(), Some(1));
     let result = clean.log_tail(9);
@@ -231,6 +231,22 @@ async fn what_cannot_be_restored_is_logged_as_an_error_and_retried() {
     let result = rig.run_json_command(&CLEAN).await;
     assert_eq!((result.code, result.number_of("left_alone")), (2, 1));
     assert!(rig.object_exists("images-old", "image/0.png").await);
+}
+
+#[tokio::test]
+async fn nothing_is_removed_that_could_not_be_brought_back() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let denied = Fault::new("CopyObject", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied.caller("feeder"));
+    let ended = rig.run_command(&CLEAN).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(ended.log.contains("brought back"), "{}", ended.log);
+    assert!(ended.log.contains("images-old"), "{}", ended.log);
+    assert!(rig.object_exists("images-old", "image/0.png").await);
+    drop(denied);
+    assert_eq!(rig.run_json_command(&CLEAN).await.code, 0);
 }
 
 #[tokio::test]

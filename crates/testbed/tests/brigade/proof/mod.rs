@@ -75,7 +75,7 @@ impl TestRig {
     }
 
     /// Starts a command of the feeder that answers with JSON and is otherwise silent.
-    pub(super) fn spawn_json_command(&self, arguments: &[&str]) -> ChildProcess {
+    pub(crate) fn spawn_json_command(&self, arguments: &[&str]) -> ChildProcess {
         let arguments = [arguments, &["--json"]].concat();
         self.spawn("feeder", &[("RUST_LOG", "off")], &arguments)
     }
@@ -139,7 +139,7 @@ impl TestRig {
         delete.send().await.unwrap();
     }
 
-    pub(super) async fn set_path(&self, id: &str, path: &str) {
+    pub(crate) async fn set_path(&self, id: &str, path: &str) {
         self.execute_sql(&format!(
             "UPDATE images SET path = '{path}' WHERE id = {id}"
         ))
