@@ -292,10 +292,11 @@ async fn a_bucket_with_versions_gets_delete_markers() {
         .send()
         .await
         .unwrap();
-    assert_eq!(
-        (versions.versions().len(), versions.delete_markers().len()),
-        (2, 2)
-    );
+    let markers = versions.delete_markers().iter();
+    let markers = markers.filter(|marker| !marker.key().unwrap_or_default().contains("probe"));
+    let kept = versions.versions().iter();
+    let kept = kept.filter(|version| !version.key().unwrap_or_default().contains("probe"));
+    assert_eq!((kept.count(), markers.count()), (2, 2));
     let result = rig
         .run_json_command(&["rollback", "--ids", &ids[0], "--yes"])
         .await;
@@ -354,8 +355,8 @@ async fn odd_keys_go_like_any_other() {
         rig.cloud
             .request_counts()
             .count_operation_by("feeder", "DeleteObject"),
-        2,
-        "the bell alone, and the probe of a delete"
+        4,
+        "the bell alone, and the probes of a delete and of the way back"
     );
 }
 
