@@ -175,7 +175,9 @@ impl Leases {
             .for_each_concurrent(CONCURRENT_RENEWALS, async |batch| {
                 let renewed = self.renew_batch(queue, batch).await;
                 let mut confirmed = confirmed.lock();
-                *confirmed = confirmed.take().filter(Result::is_ok).or(Some(renewed));
+                if !matches!(*confirmed, Some(Ok(()))) && renewed.is_some() {
+                    *confirmed = renewed;
+                }
             })
             .await;
         confirmed.into_inner()
@@ -221,16 +223,25 @@ impl Leases {
             .collect()
     }
 
-    /// An error where the queue confirms none of them, nor refuses one.
+    /// None where nothing of it is in hand any more.
     async fn renew_batch(
         &self,
         queue: &dyn MessageQueue,
         batch: &[(u64, String)],
-    ) -> Result<(), String> {
+    ) -> Option<Result<(), String>> {
         let request = RenewalRequest::begin(&self.0, batch);
         if request.due.is_empty() {
-            return Ok(());
+            return None;
         }
+        Some(self.renew_requested(queue, request).await)
+    }
+
+    /// An error where the queue confirms none of them, nor refuses one.
+    async fn renew_requested(
+        &self,
+        queue: &dyn MessageQueue,
+        request: RenewalRequest<'_>,
+    ) -> Result<(), String> {
         // The new time counts from when the queue takes the call, which is not before now.
         let (time, wall_time) = (Instant::now(), SystemTime::now());
         let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility_timeout);

@@ -76,7 +76,7 @@ impl FeedOrder {
                 .cursor
                 .is_some_and(|cursor| cursor.as_str().starts_with(PREFIX))
             {
-                ledger.begin_sweep().await?;
+                retry_transient(async || ledger.begin_sweep().await).await?;
             }
             return Ok(Arc::new(ledger.clone()));
         };

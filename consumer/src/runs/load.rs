@@ -213,6 +213,7 @@ impl LedgerRunLoader {
             conditional_copy: self.settings.conditional_copy,
             prefix: run.rule.destination_key_prefix(),
             source_prefix: run.rule.source_key_prefix(),
+            is_way_back: false,
         };
         let store = Box::pin(request.open(source, destination)).await?;
         tracing::info!(method = %store.method(), "copying");

@@ -159,7 +159,11 @@ impl RunServer {
         let changed = runs.changes(from);
         let mut failures = 0;
         let mut known = None;
-        while !runs.close_if_idle(from, Duration::ZERO) {
+        let idle_limit = match from {
+            STRAYS => HOME_RUN_INTERVAL,
+            _ => Duration::ZERO,
+        };
+        while !runs.close_if_idle(from, idle_limit) {
             if runs.parked_count(from) == 0 {
                 drop(timeout(IDLE_CHECK_INTERVAL, changed.notified()).await);
                 continue;
@@ -199,7 +203,8 @@ pub(crate) async fn serve_run(
     tokio::select! {
         biased;
         () = heartbeats => {
-            tracing::warn!(run = stages.run, "the ledger was made anew, or restored: run {} is taken on anew", stages.run);
+            let end = if idle_limit.is_some() { "taken on anew" } else { "gone" };
+            tracing::warn!(run = stages.run, "the ledger was made anew, or restored: run {} is {end}", stages.run);
             dispatcher.runs.reload(stages.run);
         }
         () = stages.copier.outages().probe_while_down() => {}

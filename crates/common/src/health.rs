@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::ledger::NO_CONNECTION;
 use crate::ledger::fleet_control::{HEARTBEAT_INTERVAL, WorkerRole};
 use crate::ledger::move_ledger::StatementError;
 
@@ -177,7 +178,7 @@ impl Health {
         }
     }
 
-    /// Whether the ledger took a run's heartbeat. Of calls that find no connection it alone knows why.
+    /// Whether the ledger took a run's heartbeat. Where calls find no connection it alone knows why.
     pub fn record_heartbeat(&self, sent: Result<(), &StatementError>) {
         let database = Dependency::Database;
         let health = self.process.as_deref().unwrap_or(self);
@@ -186,11 +187,19 @@ impl Health {
             Ok(()) => health.set_missed_heartbeat(false),
             Err(error) => {
                 health.set_missed_heartbeat(true);
-                if !health.is_up(database) {
-                    health.mark_down(database, &error.to_string());
+                if let StatementError::Unavailable(reason) = error
+                    && health.outage_is(database, NO_CONNECTION)
+                {
+                    health.mark_down(database, reason);
                 }
             }
         }
+    }
+
+    fn outage_is(&self, dependency: Dependency, reason: &str) -> bool {
+        let states = self.states(dependency).states.lock();
+        let outage = states[dependency as usize].outage.as_deref();
+        outage.is_some_and(|outage| outage.contains(reason))
     }
 
     fn set_missed_heartbeat(&self, is_missed: bool) {
@@ -235,13 +244,14 @@ impl Health {
         self.set_down(dependency, reason, None);
     }
 
-    /// Unless something has succeeded since `since`, or the heartbeats say why.
+    /// Unless something has succeeded since `since`, or more is known already.
     fn set_down(&self, dependency: Dependency, reason: &str, since: Option<Instant>) {
         let shared = self.states(dependency);
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         let is_over = since.is_some_and(|since| state.last_success >= Some(since));
-        let is_explained = state.missed_heartbeat && state.outage.is_some() && since.is_some();
+        let is_explained =
+            state.missed_heartbeat && state.outage.is_some() && reason.contains(NO_CONNECTION);
         if is_over || is_explained {
             return;
         }

@@ -53,14 +53,6 @@ impl PreflightError {
         Self::Unreachable { setting, problem }
     }
 
-    /// Which is to blame.
-    pub fn setting(&self) -> &'static str {
-        let (Self::InvalidSetting { setting, .. }
-        | Self::AccessDenied { setting, .. }
-        | Self::Unreachable { setting, .. }) = self;
-        setting
-    }
-
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::InvalidSetting { .. } => exit::INVALID_SETTINGS,

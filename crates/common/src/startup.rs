@@ -131,15 +131,17 @@ async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], stop: Cancel
             std::process::exit(i32::from(exit::KILLED));
         }
         first = Some((kind, Instant::now()));
-        stop.cancel();
         log_within_limit(|| {
             tracing::info!("stopping: finishing what is in hand (a second signal ends at once)");
         });
+        stop.cancel();
     }
 }
 
 fn log_within_limit(log: fn()) {
-    let logging = std::thread::spawn(log);
+    let Ok(logging) = std::thread::Builder::new().spawn(log) else {
+        return;
+    };
     let limit = Instant::now() + LOG_LIMIT;
     while !logging.is_finished() && Instant::now() < limit {
         std::thread::sleep(Duration::from_millis(1));

@@ -159,6 +159,7 @@ impl CommandContext {
             conditional_copy: None,
             prefix: run.rule.destination_key_prefix(),
             source_prefix: run.rule.source_key_prefix(),
+            is_way_back: false,
         }
     }
 

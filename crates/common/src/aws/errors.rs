@@ -163,11 +163,12 @@ fn classify_origin<E: Error + 'static>(
 }
 
 /// Whether a proxy answers that knows no such address: that there is no such object it cannot say. Stores answer in
-/// XML, and name the request; R2 names Cloudflare's, and what its HEAD has for a type is not documented.
+/// XML, and name the request; R2 names Cloudflare's; what its HEAD has for a type is not documented, perhaps
+/// that which its workers give to text.
 pub(crate) fn is_proxy_page(response: &HttpResponse) -> bool {
     let headers = response.headers();
     let kind = headers.get("content-type").unwrap_or_default();
-    let is_r2s = |name: &str| name == "cf-ray" && !kind.starts_with("text/html");
+    let is_r2s = |name: &str| name == "cf-ray" && kind == "text/plain;charset=UTF-8";
     let is_stores =
         |name: &str| name.starts_with("x-amz") || name.starts_with("x-goog") || is_r2s(name);
     kind.starts_with("text/") && !headers.iter().any(|(name, _)| is_stores(name))

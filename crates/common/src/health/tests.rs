@@ -149,9 +149,9 @@ fn where_no_connection_is_had_the_heartbeat_says_why() {
         };
         health.record_heartbeat(Err(&full));
         assert_eq!(health.outage(), None);
-        fail("no connection in time");
+        fail(NO_CONNECTION);
         health.record_heartbeat(Err(&full));
-        fail("no connection in time");
+        fail(NO_CONNECTION);
         let database = health.process.as_deref().unwrap_or(&health);
         let outage = database.outage().unwrap_or_default();
         assert!(outage.contains("too many connections for role"), "{outage}");

@@ -302,7 +302,7 @@ fn context_of(error: &sqlx::Error) -> Option<&str> {
     error.try_downcast_ref::<PgDatabaseError>()?.r#where()
 }
 
-pub(super) const NO_CONNECTION: &str =
+pub(crate) const NO_CONNECTION: &str =
     "no connection in time: it refuses them or does not respond, or all of this process are in use";
 
 /// With what the server advises, and without the line of its source at which it was raised.

@@ -50,6 +50,7 @@ pub use commit::{
 };
 pub use conditions::{LocalTime, evaluate_condition, local_time};
 pub use connection::ConnectionPurpose;
+pub(crate) use errors::NO_CONNECTION;
 pub use errors::{
     LedgerError, STATEMENT_CANCELLED, is_row_lock_timeout, is_statement_timeout, is_unavailable,
     statement_error,

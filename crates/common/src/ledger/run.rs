@@ -19,7 +19,7 @@ pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A step takes the time that it takes on a large ledger: given up in the middle of an index it would begin anew, for
 /// ever.
-const UPGRADE_TIMEOUT: Duration = Duration::from_hours(4);
+const UPGRADE_TIMEOUT: Duration = Duration::from_hours(1);
 
 pub(super) async fn within<T>(
     pool: &DatabasePool,

@@ -48,15 +48,27 @@ impl RunOptions {
         Ok(rule.with_encoding(encoding).with_companions(companions))
     }
 
-    /// For copies to where the images come from: class and encryption are that bucket's own.
-    #[must_use]
-    pub fn of_way_back(&self) -> Self {
-        Self {
-            sse: None,
+    /// For copies to where the images come from, in the order in which they are tried: class and keys are that bucket's
+    /// own, and it may take no ACL, or no encryption that is asked for.
+    pub fn of_way_back(&self) -> Vec<Self> {
+        let given = Self {
+            copy_method: self.copy_method.clone().filter(|method| method != "server"),
+            sse: self.sse.clone().filter(|sse| sse == "AES256"),
             sse_kms_key_id: None,
             storage_class: None,
             ..self.clone()
-        }
+        };
+        let without_acl = Self {
+            copy_acl: None,
+            ..given.clone()
+        };
+        let plain = Self {
+            sse: None,
+            ..without_acl.clone()
+        };
+        let mut tried = vec![given, without_acl, plain];
+        tried.dedup();
+        tried
     }
 
     /// What is set of the copies that a store may not know: the first setting, and all with their values.

@@ -252,6 +252,8 @@ impl CleanCommand<'_> {
 
     async fn prepare_pass(&mut self, locks: &mut CommandLocks<'_>) -> anyhow::Result<()> {
         let removals = self.pass.removals;
+        let way_back = self.pass.restorer.prepare().await;
+        way_back.context("what a row names again by then could not be brought back")?;
         locks.exclude_other_runs().await?;
         if removals.orphans {
             // A consumer could be pointing a row at one.
@@ -259,10 +261,6 @@ impl CleanCommand<'_> {
         }
         let removes_from = (removals.bucket, removals.key_prefix());
         locks.shut_out(Some(removes_from)).await?;
-        let way_back = self.pass.restorer.prepare().await;
-        way_back.context(
-            "what a row names again by the time it is removed could not be brought back",
-        )?;
         let columns = self.find_columns().await?;
         for index in &self.missing.all {
             tracing::warn!("{index}");

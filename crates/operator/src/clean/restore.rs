@@ -6,6 +6,7 @@ use bucket_brigade_common::object_store::s3::{MethodRequest, S3Store};
 use bucket_brigade_common::object_store::{CopiedObject, StoreError};
 use bucket_brigade_common::path_rule::MoveRoute;
 use bucket_brigade_common::preflight::PreflightError;
+use bucket_brigade_common::retry::TransientError;
 use tokio::sync::OnceCell;
 
 use super::removals::RemovalLedger;
@@ -50,18 +51,14 @@ impl<'a> ObjectRestorer<'a> {
         if self.removals.orphans {
             return retrying_store::open_for_copies(self.context, ledger).await;
         }
-        let options = ledger.options().of_way_back();
-        match self.open_reversed(&options).await {
-            // The bucket that the images come from has its ACLs disabled: there they have none.
-            Err(error) if error.setting() == "COPY_ACL" => {
-                let without_acl = RunOptions {
-                    copy_acl: None,
-                    ..options
-                };
-                self.open_reversed(&without_acl).await
+        let mut refused = None;
+        for options in ledger.options().of_way_back() {
+            match self.open_reversed(&options).await {
+                Err(error) if !error.is_transient() => _ = refused.get_or_insert(error),
+                opened => return opened,
             }
-            opened => opened,
         }
+        Err(refused.unwrap_or_else(|| PreflightError::invalid("COPY_METHOD", "there is none")))
     }
 
     async fn open_reversed(&self, options: &RunOptions) -> Result<S3Store, PreflightError> {
@@ -71,9 +68,10 @@ impl<'a> ObjectRestorer<'a> {
         let request = MethodRequest {
             options,
             stores: &stores,
-            conditional_copy: None,
+            conditional_copy: source.is_aws().then_some(true),
             prefix: rule.source_key_prefix(),
             source_prefix: rule.destination_key_prefix(),
+            is_way_back: true,
         };
         request.open(destination, source).await
     }

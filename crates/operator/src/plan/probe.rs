@@ -14,7 +14,7 @@ use super::estimate::ObjectFacts;
 use super::ownership::{check_application, find_owner};
 
 /// What a copy that cannot be made needs.
-const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json";
+const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json (with COPY_ACL copy-acl.json, too)";
 
 pub(super) struct ProbeRequest<'a> {
     pub(super) run: &'a RunSpec,

@@ -67,6 +67,17 @@ pub(super) struct BucketHeaders {
 #[derive(Debug, Clone, Default)]
 pub(super) struct StoreLabel(pub(super) Option<Arc<str>>);
 
+impl S3Bucket {
+    pub(super) fn setting(&self) -> &'static str {
+        self.setting
+    }
+
+    /// Whether S3 itself has it.
+    pub fn is_aws(&self) -> bool {
+        self.copies.is_aws()
+    }
+}
+
 impl StoreLabel {
     pub(super) fn append_to(&self, message: &mut String) {
         if let Some(store) = &self.0 {

@@ -344,7 +344,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_store_can_say_that_there_is_no_object() {
-        for kind in ["text/html\r\ncf-ray: 7", "text/plain; charset=utf-8"] {
+        for kind in ["text/html", "text/plain; charset=utf-8\r\ncf-ray: 7"] {
             let page = format!("404 Not Found\r\ncontent-type: {kind}\r\n");
             let error = head_answered(page).await.unwrap_err();
             assert!(matches!(&error, StoreError::Transient { .. }), "{error:?}");

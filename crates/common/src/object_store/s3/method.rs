@@ -13,7 +13,7 @@ use crate::preflight::{PreflightError, retry_transient};
 use crate::settings::StoreSettings;
 
 /// The window of a copy that is guarded by a look alone.
-const UNCONDITIONAL_WINDOW: &str = "what the application writes under the new prefix between the look (HEAD) and the moment when the copy takes effect, which may be minutes where a copy hangs, would be overwritten";
+const UNCONDITIONAL_WINDOW: &str = "what the application writes there between the look (HEAD) and the moment when the copy takes effect, which may be minutes where a copy hangs, would be overwritten";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,6 +44,8 @@ pub struct MethodRequest<'a> {
     pub prefix: &'a str,
     /// The same at the source.
     pub source_prefix: &'a str,
+    /// Whether these copies bring back what was moved.
+    pub is_way_back: bool,
 }
 
 impl MethodRequest<'_> {
@@ -82,7 +84,10 @@ impl MethodRequest<'_> {
                     "CONDITIONAL_COPY=on: this store is not asked whether it honours If-None-Match; if it does not, {UNCONDITIONAL_WINDOW}"
                 );
             }
-            let check = async || store.check_acl(self.prefix).await.map(|()| true);
+            let check = async || {
+                let check = store.check_upload(self.prefix, self.is_way_back);
+                check.await.map(|()| true)
+            };
             self.probe(&store, check).await?;
             store.ensure_source_readable(self.source_prefix).await?;
             return Ok(store);
@@ -143,11 +148,11 @@ impl MethodRequest<'_> {
         store: &S3Store,
         honours: impl AsyncFn() -> Result<bool, StoreError>,
     ) -> Result<bool, PreflightError> {
-        let bucket = store.destination.name();
+        let bucket = &store.destination;
+        let named = (bucket.setting(), bucket.name());
         retry_transient(async || {
-            honours()
-                .await
-                .map_err(|error| self.write_error(bucket, &error))
+            let honours = honours().await;
+            honours.map_err(|error| self.write_error(named, &error))
         })
         .await
     }
@@ -158,6 +163,11 @@ impl MethodRequest<'_> {
         }
         let method = self.options.copy_method.as_deref();
         let (setting, ignored_on, remedy) = match method {
+            _ if self.is_way_back => (
+                "ACCEPT_UNCONDITIONAL",
+                "what brings images back",
+                "ACCEPT_UNCONDITIONAL=yes works all the same",
+            ),
             // Ceph honours it on uploads.
             Some("server") => (
                 "COPY_METHOD",
@@ -185,8 +195,11 @@ impl MethodRequest<'_> {
         Err(PreflightError::invalid(setting, problem))
     }
 
-    fn write_error(&self, bucket: &str, error: &StoreError) -> PreflightError {
-        let setting = "DESTINATION_BUCKET_NAME";
+    fn write_error(
+        &self,
+        (setting, bucket): (&'static str, &str),
+        error: &StoreError,
+    ) -> PreflightError {
         let problem = format!("cannot write to bucket '{bucket}': {error}");
         match (error, self.options.copy_attributes()) {
             (StoreError::Throttled { .. } | StoreError::Transient { .. }, _) => {
@@ -249,14 +262,18 @@ impl S3Store {
         store
     }
 
-    /// Whether the bucket takes the copies' ACL: a begun upload leaves no object, which may not be removed.
-    async fn check_acl(&self, prefix: &str) -> Result<(), StoreError> {
-        let Some(acl) = self.options.attributes.for_probe().acl else {
+    /// Whether the bucket takes the copies' ACL; `all`: whether it takes copies. A begun upload leaves no object, which
+    /// may not be removed.
+    async fn check_upload(&self, prefix: &str, all: bool) -> Result<(), StoreError> {
+        let attributes = self.options.attributes.for_probe();
+        let headers = attributes.headers();
+        let headers = headers.filter(|(name, _)| all || name == "x-amz-acl");
+        let headers: Vec<_> = headers.collect();
+        if headers.is_empty() && !all {
             return Ok(());
-        };
+        }
         let (bucket, probe) = (&self.destination, self.copy_probe(prefix));
-        let acl = vec![("x-amz-acl".into(), acl)];
-        let upload = bucket.create_upload(&probe.key, acl).await?;
+        let upload = bucket.create_upload(&probe.key, headers).await?;
         drop(bucket.abort_upload(&probe.key, &upload).await);
         Ok(())
     }
@@ -302,6 +319,7 @@ mod tests {
             conditional_copy: None,
             prefix: "",
             source_prefix: "",
+            is_way_back: false,
         }
     }
 
@@ -313,7 +331,8 @@ mod tests {
         };
         let written = |options: &RunOptions| {
             let stores = StoreSettings::default();
-            let refused = request(options, &stores).write_error("to-bucket", &error);
+            let refused = request(options, &stores)
+                .write_error(("DESTINATION_BUCKET_NAME", "to-bucket"), &error);
             refused.to_string()
         };
         let mut options = RunOptions::default();
