@@ -121,15 +121,17 @@ impl CubicRate {
         }
     }
 
-    /// As if all that came before had come so much later.
-    pub(super) fn delay(&mut self, time: Duration) {
+    /// As if all that came before had come so much later, the cut no later than now.
+    pub(super) fn delay(&mut self, time: Duration, now: Instant) {
+        let time = time.min(now - self.cut_at);
         self.cut_at += time;
         self.search_at += time;
     }
 
-    /// Whether the store has throttled, and the limit is not left behind.
+    /// Whether the store has throttled, and the limit is not left behind. A search has no curve, not even for a
+    /// request that ended a moment before it began.
     pub(super) fn is_limited(self, now: Instant) -> bool {
-        now < self.search_at
+        !self.recovery.is_zero() && now < self.search_at
     }
 
     pub(super) fn per_second(self, now: Instant) -> f64 {
@@ -196,4 +198,36 @@ pub(super) fn duration_of(
     let seconds = copies / per_second.max(MIN_RATE);
     let (least, most) = (bounds.start().as_secs_f64(), bounds.end().as_secs_f64());
     Duration::from_secs_f64(seconds.clamp(least, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_rate(rate: CubicRate, now: Instant, expected: f64) {
+        let per_second = rate.per_second(now);
+        assert!((per_second - expected).abs() < 1e-9, "{per_second}");
+    }
+
+    #[test]
+    fn a_search_has_no_limit_before_it_begins() {
+        let earlier = Instant::now();
+        let now = earlier + Duration::from_millis(1);
+        let rate = CubicRate::search(100.0, now);
+        assert!(!rate.is_limited(earlier));
+        assert_rate(rate, earlier, 100.0);
+        let served = RateMeter::new(MEASURED_OVER, earlier);
+        assert_rate(rate.cut(earlier, &served), earlier, 45.0);
+    }
+
+    #[test]
+    fn a_delay_longer_than_the_curve_begins_it_anew() {
+        let began = Instant::now();
+        let now = began + Duration::from_secs(3);
+        let mut rate = CubicRate::recovering(100.0, began, true);
+        let recovery = rate.recovery;
+        rate.delay(Duration::from_mins(10), now);
+        assert_rate(rate, now, 90.0);
+        assert_rate(rate, now + recovery, 100.0);
+    }
 }

@@ -115,7 +115,7 @@ impl StoreRate {
             return;
         };
         if now - started_at > IDLE_AFTER {
-            self.rate.delay(now - started_at);
+            self.rate.delay(now - started_at, now);
             self.served = RateMeter::new(MEASURED_OVER, now);
             self.started_at = Some(now);
         }
@@ -146,7 +146,7 @@ impl StoreRate {
                 .map_or(HOLD, |hold| hold.length.mul_f64(HOLD_GROWTH));
             // Nothing was served meanwhile, by which the rate could have grown.
             if let Some(hold) = self.hold {
-                self.rate.delay(now - hold.since);
+                self.rate.delay(now - hold.since, now);
             }
             self.hold = Some(StoreHold::new(now, length.min(MAX_HOLD)));
             return true;
@@ -184,5 +184,36 @@ impl StoreHold {
             length,
             probing_since: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rate three seconds after a probe was refused that a pause had held.
+    fn rate_after_pause(pause: Duration) -> f64 {
+        let mut now = Instant::now();
+        let mut rate = StoreRate::new(now);
+        let mut copy = |is_probe, wait| {
+            now += wait;
+            rate.skip_idle_time(now);
+            rate.record_start(is_probe, now);
+            let sent = now;
+            now += Duration::from_millis(100);
+            rate.record_throttled(is_probe, sent, now);
+        };
+        copy(false, Duration::ZERO);
+        copy(true, HOLD);
+        copy(true, MAX_HOLD + pause);
+        now += Duration::from_secs(3);
+        rate.per_second(now)
+    }
+
+    #[test]
+    fn a_pause_delays_the_rate_once_when_the_probe_after_it_is_refused() {
+        let without = rate_after_pause(Duration::ZERO);
+        let with = rate_after_pause(Duration::from_mins(5));
+        assert!((with - without).abs() < 1e-3, "{with}, not {without}");
     }
 }
