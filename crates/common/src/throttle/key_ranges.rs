@@ -166,10 +166,10 @@ impl KeyRanges {
     /// Neighbours of which neither is limited any more are one again.
     pub(super) fn merge(&mut self, now: Instant) {
         self.0.dedup_by(|right, left| {
-            let limits = [&*left, right].map(|range| range.store_rate.limit(now));
+            let limits = [&*left, &*right].map(|range| range.store_rate.limit(now));
             let are_free = limits == [None, None];
             if are_free {
-                left.store_rate.absorb(&right.store_rate, now);
+                left.store_rate.absorb(&mut right.store_rate, now);
             }
             are_free
         });

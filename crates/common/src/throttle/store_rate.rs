@@ -83,10 +83,14 @@ impl StoreRate {
         }
     }
 
-    /// Neither has a limit any more.
-    pub(super) fn absorb(&mut self, other: &Self, now: Instant) {
+    /// Neither has a limit any more. One that was idle did not grow, and the new rate was never idle.
+    pub(super) fn absorb(&mut self, other: &mut Self, now: Instant) {
+        self.skip_idle_time(now);
+        other.skip_idle_time(now);
         let rate = self.per_second(now) + other.per_second(now);
         self.rate = CubicRate::search(rate, now);
+        self.served = RateMeter::new(MEASURED_OVER, now);
+        self.started_at = Some(now);
     }
 
     /// Whether the copy that starts now is the one that goes first; or until when none may start.

@@ -134,23 +134,66 @@ async fn a_limit_to_all_keys_is_one_rate() {
     }
 }
 
-/// What S3 has split since has no limit of its own any more.
-#[tokio::test(start_paused = true)]
-async fn ranges_without_a_limit_are_one_again() {
-    let now = Instant::now();
-    let mut ranges = KeyRanges::new(now);
-    let key = |number: u32| format!("avatar-{number:04}");
+fn key(number: u32) -> String {
+    format!("avatar-{number:04}")
+}
+
+/// Three ranges, of which the one in the middle has a limit.
+async fn divided_ranges() -> KeyRanges {
+    let mut ranges = KeyRanges::new(Instant::now());
     for round in 0..8_u32 {
         advance(Duration::from_secs(10)).await;
         let now = Instant::now();
-        ranges.record_throttled(&key(500 + round), false, now, now);
         for number in (0..1000).step_by(20) {
             ranges.record_served(&key(number), true, now);
         }
+        ranges.record_throttled(&key(500 + round), false, now, now);
     }
     assert_eq!(ranges.count(), 3);
+    ranges
+}
+
+/// What S3 has split since has no limit of its own any more.
+#[tokio::test(start_paused = true)]
+async fn ranges_without_a_limit_are_one_again() {
+    let mut ranges = divided_ranges().await;
     assert_ne!(ranges.gate_of(&key(10)), ranges.gate_of(&key(503)));
     advance(Duration::from_mins(5)).await;
     ranges.merge(Instant::now());
     assert_eq!(ranges.count(), 1);
+}
+
+/// The rate for the next copy to this key.
+fn next_rate(ranges: &mut KeyRanges, number: u32) -> f64 {
+    let (now, store_rate) = (Instant::now(), &mut ranges.of(&key(number)).store_rate);
+    store_rate.skip_idle_time(now);
+    store_rate.per_second(now)
+}
+
+/// The rate at their division and the rate once they are one again, with copies in the middle only, or in a pause.
+async fn rates_around_merge(is_paused: bool) -> (f64, f64) {
+    let mut ranges = divided_ranges().await;
+    let parts = [0, 503, 900].map(|number| next_rate(&mut ranges, number));
+    while ranges.count() > 1 {
+        advance(Duration::from_secs(1)).await;
+        if !is_paused {
+            next_rate(&mut ranges, 503);
+            let hot = &mut ranges.of(&key(503)).store_rate;
+            hot.record_start(false, Instant::now());
+        }
+        ranges.merge(Instant::now());
+    }
+    advance(Duration::from_mins(1)).await;
+    (parts.iter().sum(), next_rate(&mut ranges, 0))
+}
+
+#[tokio::test(start_paused = true)]
+async fn ranges_that_are_one_again_have_the_sum_of_their_rates() {
+    for is_paused in [false, true] {
+        let (parts, merged) = rates_around_merge(is_paused).await;
+        assert!(
+            (parts..parts * 2.0).contains(&merged),
+            "{merged} of {parts}"
+        );
+    }
 }
