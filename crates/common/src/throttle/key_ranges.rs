@@ -65,6 +65,12 @@ impl KeyRange {
         }
     }
 
+    fn clear_samples(&mut self) {
+        self.refused.clear();
+        self.served.clear();
+        self.served_count = 0;
+    }
+
     /// The samples among which the refusals lie, with a margin, if that is a small part of them.
     fn find_hot_part(&mut self) -> Option<Range<usize>> {
         self.served.sort_unstable();
@@ -127,9 +133,7 @@ impl KeyRanges {
         if let Some(hot) = range.find_hot_part() {
             self.divide(at, hot, now);
         } else {
-            range.refused.clear();
-            range.served.clear();
-            range.served_count = 0;
+            range.clear_samples();
         }
     }
 
@@ -142,6 +146,7 @@ impl KeyRanges {
             .filter(|gate| !is_used(gate))
             .collect::<Vec<_>>();
         if gates.len() < 2 {
+            self.0[at].clear_samples();
             return;
         }
         let old = self.0.remove(at);
@@ -211,4 +216,31 @@ impl KeyRanges {
 #[expect(clippy::cast_precision_loss, reason = "at most SAMPLES")]
 fn to_f64(samples: usize) -> f64 {
     samples as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_samples_of_a_range_that_cannot_be_divided_are_taken_anew() {
+        let now = Instant::now();
+        let range = |gate: usize| {
+            let from = if gate == 0 {
+                ""
+            } else {
+                &format!("z{gate:02}")
+            };
+            KeyRange::new(gate, from.to_owned(), StoreRate::new(now), now)
+        };
+        let mut ranges = KeyRanges((0..MAX_RANGES - 1).map(range).collect());
+        for refusal in 1..=3 * REFUSALS {
+            ranges.record_throttled("a50", true, now, now);
+            for number in (10..90).step_by(4) {
+                ranges.record_served(&format!("a{number}"), true, now);
+            }
+            assert_eq!(ranges.0[0].refused.len(), refusal % REFUSALS);
+        }
+        assert_eq!(ranges.count(), MAX_RANGES - 1);
+    }
 }
