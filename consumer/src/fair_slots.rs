@@ -117,13 +117,23 @@ impl SlotShare {
     fn try_take(&self) -> bool {
         self.slots.0.lock().try_take(self.number)
     }
+
+    fn is_recall_valid(&self) -> bool {
+        self.slots.0.lock().is_recall_valid(self.number)
+    }
 }
 
 impl Slot<'_> {
     /// Waits until another run needs it: what it was taken for is to be given up, and done again later.
     pub async fn recalled(&mut self) {
-        self.share.signals.recall.notified().await;
-        self.is_recalled = true;
+        loop {
+            self.share.signals.recall.notified().await;
+            // A recall that nothing awaited is kept, and the run may have moved on since.
+            if self.share.is_recall_valid() {
+                self.is_recalled = true;
+                return;
+            }
+        }
     }
 }
 
@@ -217,19 +227,40 @@ impl SlotTable {
 
     fn recall_for(&self, number: u64) {
         let part = self.part();
-        let has_part = |state: &ShareState| state.taken >= part;
-        if self.taken < self.max || self.shares.get(&number).is_none_or(has_part) {
+        let lacks_part = |state: &ShareState| state.lacks(part);
+        if self.taken < self.max || !self.shares.get(&number).is_some_and(lacks_part) {
             return;
         }
         let stalled = self.shares.values();
-        let stalled = stalled.filter(|state| state.taken > part && state.is_stalled());
+        let stalled = stalled.filter(|state| state.is_beyond(part));
         if let Some(state) = stalled.max_by_key(|state| state.taken) {
             state.signals.recall.notify_one();
         }
     }
+
+    /// Whether a recall of this share's slots still holds.
+    fn is_recall_valid(&self, number: u64) -> bool {
+        let part = self.part();
+        self.taken >= self.max
+            && self.shares.values().any(|state| state.lacks(part))
+            && self
+                .shares
+                .get(&number)
+                .is_some_and(|state| state.is_beyond(part))
+    }
 }
 
 impl ShareState {
+    /// Waits for a slot of its own part.
+    fn lacks(&self, part: usize) -> bool {
+        self.waiting.is_some() && self.taken < part
+    }
+
+    /// Has slots to give back.
+    fn is_beyond(&self, part: usize) -> bool {
+        self.taken > part && self.is_stalled()
+    }
+
     fn is_stalled(&self) -> bool {
         self.taken > 0 && self.moved_on_at.elapsed() >= STALLED_AFTER
     }
@@ -238,6 +269,8 @@ impl ShareState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::Pin;
+
     use futures::FutureExt;
     use futures::future::join_all;
     use tokio::time::sleep;
@@ -299,6 +332,32 @@ mod tests {
             _ = join_all((0..4).map(|_| hang(&hung))) => {}
             () = others => {}
         }
+    }
+
+    /// Long enough for a recall from a run of which nothing ends.
+    async fn wait_in_vain(share: &SlotShare) -> Pin<Box<impl Future<Output = Slot<'_>>>> {
+        let mut waiting = Box::pin(share.acquire());
+        let waited = timeout(STALLED_AFTER + 2 * RECHECK_INTERVAL, &mut waiting);
+        assert!(waited.await.is_err());
+        waiting
+    }
+
+    /// Nothing awaits it while a large object is copied in parts.
+    #[tokio::test(start_paused = true)]
+    async fn a_recall_that_was_not_awaited_is_valid_for_as_long_as_it_is_needed() {
+        let slots = FairSlots::new(4);
+        let (run, other) = (slots.share(), slots.share());
+        let mut held = take(&run, 4).await;
+        let waiting = wait_in_vain(&other).await;
+        assert!(held[0].recalled().now_or_never().is_some());
+        drop(waiting);
+        drop(wait_in_vain(&other).await);
+        let recalled = held[0].recalled().now_or_never();
+        assert!(recalled.is_none(), "nothing waits any more");
+        let _waiting = wait_in_vain(&other).await;
+        drop(held.pop());
+        let recalled = held[0].recalled().now_or_never();
+        assert!(recalled.is_none(), "a slot is free");
     }
 
     #[tokio::test(start_paused = true)]
