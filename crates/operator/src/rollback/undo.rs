@@ -376,10 +376,12 @@ impl RollbackRun<'_> {
             if rest.is_empty() {
                 return Ok(HashSet::new());
             }
-            let moved = self.ledger.commit(&rest.iter().collect::<Vec<_>>()).await?;
+            let moves: Vec<&PendingMove> = rest.iter().collect();
+            // Made again after a lost response it moves none, and their paths say that they have moved.
+            let moved = retry_statement(async || self.ledger.commit(&moves).await).await?;
             rest.retain(|one| !moved.contains(&one.id));
             let ids: Vec<RowId> = rest.iter().map(|one| one.id.clone()).collect();
-            let now = self.ledger.read_rows(&ids).await?;
+            let now = retry_statement(async || self.ledger.read_rows(&ids).await).await?;
             let is_back =
                 |one: &PendingMove| now.get(&one.id).is_some_and(|row| row.path == one.old_path);
             rest.retain(is_back);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use crate::rig::{TestRig, sha256, wait_until};
+use crate::rig::{TestRig, sha256, wait_for_exit, wait_until};
 
 #[tokio::test]
 async fn rows_go_back_and_can_move_again() {
@@ -326,6 +326,27 @@ async fn a_database_that_takes_no_writes_for_a_while_is_waited_for() {
         rig.count_rows("rollbacks").await,
     );
     assert_eq!(counts, (0, 3));
+    rig.assert_counts_agree().await;
+}
+
+/// Also while an image that was replaced is given back to its row.
+#[tokio::test]
+async fn no_write_for_a_while_leaves_no_row_without_its_image() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(1).await;
+    rig.run_json_command(&["rollback", "--all", "--yes"]).await;
+    // As if it had been killed before it looked at the copy once more.
+    rig.execute_sql("UPDATE bucket_brigade.rollbacks SET looked_at = NULL")
+        .await;
+    rig.put_object("images-new", "avatar/0.png", b"the application's")
+        .await;
+    let mut rollback = spawn_late_rollback(&rig).await;
+    change_writes(&rig, "SET default_transaction_read_only = on").await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    change_writes(&rig, "RESET default_transaction_read_only").await;
+    let ended = wait_for_exit(&mut rollback).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
     rig.assert_counts_agree().await;
 }
 
