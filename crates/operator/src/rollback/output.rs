@@ -39,6 +39,8 @@ impl fmt::Display for RollbackSummary {
 
 pub(super) struct RollbackPrinter {
     list_writer: ListWriter<std::io::Stdout>,
+    /// Of pages under way: an output that cannot be written must not end a page between its rows and their copies.
+    unprinted: Vec<SkippedRow>,
     summary: RollbackSummary,
 }
 
@@ -46,6 +48,7 @@ impl RollbackPrinter {
     pub(super) fn begin_list(format: OutputFormat, run: i64, done: bool) -> anyhow::Result<Self> {
         Ok(Self {
             list_writer: ListWriter::begin_on_stdout(format, "left_alone")?,
+            unprinted: Vec::new(),
             summary: RollbackSummary {
                 run,
                 done,
@@ -59,15 +62,23 @@ impl RollbackPrinter {
         self.summary.rolled_back += u64::try_from(rows).unwrap_or(u64::MAX);
     }
 
-    pub(super) fn print_skipped(&mut self, row: &SkippedRow) -> anyhow::Result<()> {
-        self.list_writer.write_item(row)?;
+    /// Printed once the page is settled.
+    pub(super) fn add_skipped(&mut self, row: SkippedRow) {
         let counts = &mut self.summary.skipped_by_reason;
         *counts.entry(row.reason.clone()).or_default() += 1;
+        self.unprinted.push(row);
+    }
+
+    pub(super) fn print_skipped(&mut self) -> anyhow::Result<()> {
+        for row in self.unprinted.drain(..) {
+            self.list_writer.write_item(&row)?;
+        }
         Ok(())
     }
 
     /// Whether no row was left alone.
-    pub(super) fn print_summary(self) -> anyhow::Result<bool> {
+    pub(super) fn print_summary(mut self) -> anyhow::Result<bool> {
+        self.print_skipped()?;
         self.list_writer.write_summary(&self.summary)?;
         Ok(self.summary.skipped_by_reason.is_empty())
     }

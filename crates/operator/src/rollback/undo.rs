@@ -53,7 +53,7 @@ impl RollbackRun<'_> {
     pub(super) async fn run(self, locks: CommandLocks<'_>) -> anyhow::Result<u8> {
         let ended = is_complete(self.run_pages(&Mutex::new(locks)).await);
         if matches!(ended, Ok(true)) {
-            self.skip_missing()?;
+            self.skip_missing();
         }
         // Also of what an error has ended.
         let is_whole = self.printer.into_inner().print_summary()?;
@@ -118,6 +118,7 @@ impl RollbackRun<'_> {
             mark_undone_checked(self.ledger, &others).await?;
             let checked = until_stopped(self.stop, self.recheck_copies(back)).await?;
             self.settle_undone(checked).await?;
+            self.printer.borrow_mut().print_skipped()?;
         }
         Ok(())
     }
@@ -173,7 +174,7 @@ impl RollbackRun<'_> {
         for verdict in self.slots.run_all(checks).await? {
             match verdict {
                 Ok(target) => targets.push(target),
-                Err(row) => self.printer.borrow_mut().print_skipped(&row)?,
+                Err(row) => self.printer.borrow_mut().add_skipped(row),
             }
         }
         let mut again = Vec::new();
@@ -184,13 +185,15 @@ impl RollbackRun<'_> {
             let checked = self.recheck_copies(undone).await?;
             targets = self.settle_undone(checked).await?;
         }
-        self.printer.borrow_mut().count_undone(targets.len());
+        let mut printer = self.printer.borrow_mut();
+        printer.count_undone(targets.len());
+        printer.print_skipped()?;
         Ok(again)
     }
 
-    fn skip(&self, undo: &UndoTarget, reason: SkipReason) -> anyhow::Result<()> {
-        let skipped = SkippedRow::new(&undo.row, reason, None);
-        self.printer.borrow_mut().print_skipped(&skipped)
+    fn skip(&self, undo: &UndoTarget, reason: SkipReason, detail: Option<String>) {
+        let skipped = SkippedRow::new(&undo.row, reason, detail);
+        self.printer.borrow_mut().add_skipped(skipped);
     }
 
     /// Sets them back; rows that are locked are tried again for a while. Returns those that went back, and those that
@@ -217,7 +220,7 @@ impl RollbackRun<'_> {
             }
         }
         for undo in &undos {
-            self.skip(undo, SkipReason::Locked)?;
+            self.skip(undo, SkipReason::Locked, None);
         }
         Ok((undone, Vec::new()))
     }
@@ -260,9 +263,8 @@ impl RollbackRun<'_> {
                         let second = batch.split_off(batch.len() / 2);
                         batches.extend([batch, second]);
                     } else if let Some(one) = batch.first() {
-                        let detail = Some(format!("{code}: {message}"));
-                        let row = SkippedRow::new(&one.row, SkipReason::Refused, detail);
-                        self.printer.borrow_mut().print_skipped(&row)?;
+                        let detail = format!("{code}: {message}");
+                        self.skip(one, SkipReason::Refused, Some(detail));
                     }
                 }
             }
@@ -305,9 +307,9 @@ impl RollbackRun<'_> {
         let path = |undo: &UndoTarget| now.get(&id_of(undo)).map(|row| &row.path);
         for undo in &rest {
             match path(undo) {
-                None => self.skip(undo, SkipReason::Deleted)?,
+                None => self.skip(undo, SkipReason::Deleted, None),
                 Some(path) if *path == undo.row.new_path => {}
-                Some(_) => self.skip(undo, SkipReason::Changed)?,
+                Some(_) => self.skip(undo, SkipReason::Changed, None),
             }
         }
         rest.retain(|undo| path(undo) == Some(&undo.row.new_path));
@@ -335,8 +337,7 @@ impl RollbackRun<'_> {
                     let detail = format!(
                         "it went back; whether its copy was replaced meanwhile is not known: {error}"
                     );
-                    let row = SkippedRow::new(&undo.row, SkipReason::Unreadable, Some(detail));
-                    self.printer.borrow_mut().print_skipped(&row)?;
+                    self.skip(&undo, SkipReason::Unreadable, Some(detail));
                 }
             }
         }
@@ -362,7 +363,7 @@ impl RollbackRun<'_> {
         let ids: Vec<String> = ids.filter(|id| !stuck.contains(id)).collect();
         retry_statement(async || mark_undone_checked(self.ledger, &ids).await).await?;
         for undo in &replaced {
-            self.skip(undo, SkipReason::CopyReplaced)?;
+            self.skip(undo, SkipReason::CopyReplaced, None);
         }
         Ok(back)
     }
@@ -414,18 +415,17 @@ impl RollbackRun<'_> {
         }
     }
 
-    fn skip_missing(&self) -> anyhow::Result<()> {
+    fn skip_missing(&self) {
         let mut ids: Vec<String> = self.missing_ids.borrow_mut().drain().collect();
         ids.sort();
         for id in ids {
-            self.printer.borrow_mut().print_skipped(&SkippedRow {
+            self.printer.borrow_mut().add_skipped(SkippedRow {
                 id,
                 path: None,
                 reason: SkipReason::NotMoved,
                 detail: None,
-            })?;
+            });
         }
-        Ok(())
     }
 }
 

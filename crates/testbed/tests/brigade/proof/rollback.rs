@@ -1,8 +1,9 @@
 //! rollback: which rows go back, which stay and why, and that they can move again.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use bucket_brigade_testbed::process::ChildProcess;
+use bucket_brigade_testbed::process::{ChildProcess, binary_path};
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::rig::{TestRig, sha256, wait_for_exit, wait_until};
@@ -348,6 +349,30 @@ async fn no_write_for_a_while_leaves_no_row_without_its_image() {
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert_eq!(rig.path_of(&ids[0]).await.unwrap(), "avatar/0.png");
     rig.assert_counts_agree().await;
+}
+
+/// A full disk must not end a rollback between its rows and the second look at their copies.
+#[tokio::test]
+async fn copies_are_looked_at_again_also_where_nothing_can_be_printed() {
+    let rig = TestRig::new().await;
+    let ids = rig.add_moved_images(3).await;
+    let mut transaction = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM images WHERE id::text = $1 FOR UPDATE")
+        .bind(&ids[0])
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = tokio::process::Command::new(binary_path("feeder").unwrap());
+    command.args(["rollback", "--all", "--yes"]);
+    command.env_clear().current_dir("/");
+    command.envs(rig.environment("operator", &[]));
+    command.stdout(full.unwrap()).stderr(Stdio::piped());
+    let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(70), "{log}");
+    let checked = "SELECT count(*) FROM bucket_brigade.rollbacks WHERE looked_at IS NOT NULL";
+    assert_eq!(rig.query_number(checked).await, 2);
 }
 
 /// The paths would not be set, and the moves be undone.
