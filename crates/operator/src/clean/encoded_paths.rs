@@ -10,7 +10,7 @@ use bucket_brigade_common::path_encoding::PathEncoding;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::CHANGED_REASON;
-use super::other_spellings::hash_of;
+use super::key_filter::KeyFilter;
 use super::removals::{ObjectRemoval, RemovalLedger, RemovalOutcome, RemovalOutcomes};
 use crate::command_throttle::CommandThrottle;
 use crate::statements::Pages;
@@ -39,13 +39,9 @@ const SELECT_REMOVED: &str = "SELECT EXISTS (SELECT 1 FROM bucket_brigade.remova
     WHERE run_id = $1 AND object_key = $2 AND is_encoded AND NOT is_orphan AND etag = $3
       AND removing_at IS NOT NULL)";
 
-/// What the hashes of unsettled sources take of memory at most: 32 MiB.
-const HASH_WORDS: usize = 1 << 22;
-
-/// A bit for each hash of a key of a source that some move off it keeps: a collision keeps one object more. Empty
-/// where there is none.
+/// Keys of sources that some move off them keeps: a collision keeps one object more.
 #[derive(Debug, Default)]
-pub(super) struct UnsettledSources(Vec<u64>);
+pub(super) struct UnsettledSources(KeyFilter);
 
 #[derive(sqlx::FromRow)]
 struct StretchMove {
@@ -77,28 +73,15 @@ impl UnsettledSources {
             };
             let unsettled = stretch.iter().filter(|one| !one.may_go);
             let routes = unsettled.filter_map(|one| ledger.rule().route_for(&one.old_path).ok());
-            routes.for_each(|route| sources.insert(&route.source_key));
+            routes.for_each(|route| sources.0.insert(&route.source_key));
             let rows = stretch.first().map_or(0, |one| one.rows);
             throttle.advance_by(usize::try_from(rows)?);
         }
     }
 
-    fn insert(&mut self, key: &str) {
-        self.0.resize(HASH_WORDS, 0);
-        let (word, bit) = bit_position(key);
-        self.0[word] |= bit;
-    }
-
     pub(super) fn contains(&self, key: &str) -> bool {
-        let (word, bit) = bit_position(key);
-        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+        self.0.contains(key)
     }
-}
-
-fn bit_position(key: &str) -> (usize, u64) {
-    let hash = hash_of(key);
-    let word = usize::try_from(hash >> 6).unwrap_or(usize::MAX) % HASH_WORDS;
-    (word, 1 << (hash % 64))
 }
 
 impl RemovalLedger<'_> {
@@ -178,15 +161,6 @@ mod tests {
             is_marked: true,
             ..ObjectRemoval::default()
         }
-    }
-
-    #[test]
-    fn unsettled_sources_are_known_by_their_keys() {
-        let mut sources = UnsettledSources::default();
-        assert!(!sources.contains("i/a b"));
-        sources.insert("i/a b");
-        assert!(sources.contains("i/a b"));
-        assert!(!sources.contains("i/c"));
     }
 
     #[test]

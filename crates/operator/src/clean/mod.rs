@@ -30,6 +30,7 @@ mod candidates;
 mod companions;
 mod count;
 mod encoded_paths;
+mod key_filter;
 mod known_tables;
 mod missing_indexes;
 mod other_spellings;

@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::printable::counted;
@@ -13,6 +12,7 @@ use bucket_brigade_common::sql::{like_prefix, quote_literal};
 use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
+use super::key_filter::{KeyFilter, hash_of};
 use super::path_column::RowSearch;
 use super::path_references::{ColumnRules, ReferringColumn, lookup_error};
 use crate::command_throttle::CommandThrottle;
@@ -38,10 +38,11 @@ pub(super) struct OtherSpellings {
     /// Rows under no prefix of any run; none where the rows have not been read.
     pub(super) rows_outside: Option<u64>,
     pub(super) examples: Vec<String>,
-    /// Hashes of names in rows outside the rule: a collision keeps one object more.
+    /// Hashes of names in the first [`MAX_ROWS_OUTSIDE`] rows outside the rule: a collision keeps one object more.
     names: HashSet<u64>,
-    /// Hashes of keys that rows under a prefix of the bucket may mean by another spelling.
-    keys: HashSet<u64>,
+    /// Keys that rows under a prefix of the bucket may mean by another spelling, of every row whose path has a `+`, a `%`
+    /// or a query: as many as the table has rows.
+    keys: KeyFilter,
 }
 
 impl OtherSpellings {
@@ -89,8 +90,8 @@ impl OtherSpellings {
         for reference in &rules.references {
             if let Some(rest) = path.strip_prefix(&reference.path_prefix) {
                 let other = spellings(rest).into_iter().filter(|other| other != rest);
-                let keys = other.map(|other| hash_of(format!("{}{other}", reference.key_prefix)));
-                self.keys.extend(keys);
+                let keys = other.map(|other| format!("{}{other}", reference.key_prefix));
+                keys.for_each(|key| self.keys.insert(&key));
             }
         }
         if !is_outside(path, &rules.known_prefixes) {
@@ -129,7 +130,7 @@ impl OtherSpellings {
 
     pub(super) fn may_mean(&self, key: &str) -> bool {
         let name = key.trim_end_matches('/').rsplit('/').next();
-        self.keys.contains(&hash_of(key))
+        self.keys.contains(key)
             || name.is_some_and(|name| self.names.contains(&hash_of(name.to_lowercase())))
     }
 }
@@ -234,12 +235,6 @@ fn file_names(path: &str) -> HashSet<String> {
     }
     names.remove("");
     names
-}
-
-pub(super) fn hash_of(text: impl AsRef<str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.as_ref().hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]
