@@ -2,9 +2,12 @@
 
 use std::fmt::{self, Display};
 
+use bucket_brigade_common::aws::error_chain;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{DatabasePool, list_runs, no_run};
+use bucket_brigade_common::printable::printable;
 use bucket_brigade_common::settings::SettingsProblems;
+use bucket_brigade_common::startup::exit_code;
 use serde::Serialize;
 
 use crate::context::CommonArgs;
@@ -32,7 +35,14 @@ pub(crate) struct ChosenRuns {
 
 #[derive(Serialize)]
 struct EachRun<T> {
-    runs: Vec<T>,
+    runs: Vec<RunOutcome<T>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum RunOutcome<T> {
+    Changed(T),
+    Failed { run: i64, error: String },
 }
 
 impl RunControlArgs {
@@ -65,27 +75,106 @@ impl RunControlArgs {
 }
 
 impl ChosenRuns {
+    /// Changes all of them, whatever becomes of one: in an emergency the others must not depend on it. The worst error
+    /// is the end's.
     pub(crate) async fn print_each<T: Display + Serialize>(
         &self,
         change: impl AsyncFn(i64) -> anyhow::Result<T>,
     ) -> anyhow::Result<u8> {
-        let mut runs = Vec::new();
-        for run in &self.runs {
-            runs.push(change(*run).await?);
-        }
-        match runs.pop() {
-            Some(only) if !self.is_all => self.format.print(&only)?,
-            last => {
-                runs.extend(last);
-                self.format.print(&EachRun { runs })?;
+        if !self.is_all {
+            for run in &self.runs {
+                self.format.print(&change(*run).await?)?;
             }
+            return Ok(exit::DONE);
         }
-        Ok(exit::DONE)
+        let (mut runs, mut errors) = (Vec::new(), Vec::new());
+        for run in self.runs.iter().copied() {
+            runs.push(match change(run).await {
+                Ok(changed) => RunOutcome::Changed(changed),
+                Err(error) => {
+                    let text = error_chain(&*error);
+                    errors.push((run, error));
+                    RunOutcome::Failed { run, error: text }
+                }
+            });
+        }
+        self.format.print(&EachRun { runs })?;
+        combine_errors(errors).map_or(Ok(exit::DONE), Err)
     }
+}
+
+/// The one with the highest exit code, and the runs that failed.
+fn combine_errors(errors: Vec<(i64, anyhow::Error)>) -> Option<anyhow::Error> {
+    let runs: Vec<String> = errors.iter().map(|(run, _)| run.to_string()).collect();
+    let errors = errors.into_iter().map(|(_, error)| error);
+    let worst = errors.max_by_key(exit_code)?;
+    Some(worst.context(format!("not done for run {}", runs.join(", "))))
 }
 
 impl<T: Display> Display for EachRun<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_lines(f, &self.runs, "every run is finished")
+    }
+}
+
+impl<T: Display> Display for RunOutcome<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed(changed) => changed.fmt(f),
+            Self::Failed { run, error } => write!(f, "run {run}: not done: {}", printable(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use bucket_brigade_common::ledger::create_pool;
+    use bucket_brigade_common::ledger::move_ledger::StatementError;
+    use sqlx::postgres::PgConnectOptions;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_fails_for_one_run_is_done_for_the_others() {
+        let runs = ChosenRuns {
+            pool: create_pool(PgConnectOptions::new().into(), 1),
+            operator: Operator::new("ana", None),
+            runs: vec![1, 2, 3],
+            is_all: true,
+            format: OutputFormat::Json,
+        };
+        let changed = RefCell::new(Vec::new());
+        let change = async |run| {
+            changed.borrow_mut().push(run);
+            match run {
+                1 => Err(StatementError::Suspect {
+                    code: "42501".into(),
+                    message: "permission denied".into(),
+                })?,
+                2 => Err(StatementError::Unavailable("timeout".into()))?,
+                _ => Ok("done"),
+            }
+        };
+        let error = runs.print_each(change).await.unwrap_err();
+        assert_eq!(*changed.borrow(), [1, 2, 3]);
+        assert_eq!(exit_code(&error), exit::NO_PERMISSION);
+        let text = error_chain(&*error);
+        assert!(text.starts_with("not done for run 1, 2: "), "{text}");
+    }
+
+    #[test]
+    fn each_run_has_a_line() {
+        let failed = RunOutcome::Failed {
+            run: 2,
+            error: "timeout".into(),
+        };
+        let runs = vec![RunOutcome::Changed("run 1 is paused"), failed];
+        let output = EachRun { runs };
+        let lines = "run 1 is paused\nrun 2: not done: timeout";
+        assert_eq!(output.to_string(), lines);
+        let json = r#"{"runs":["run 1 is paused",{"run":2,"error":"timeout"}]}"#;
+        assert_eq!(serde_json::to_string(&output).unwrap(), json);
     }
 }
