@@ -177,13 +177,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         Some(_) => None,
         None => Some(count_dead_letters(&context).await?),
     };
+    let mut codes = failure_counts(ledger.pool(), Some(run)).await?;
+    codes.retain(|one| code.is_none_or(|code| one.code == code));
+    let failed = codes.iter().map(|one| one.rows).sum();
     if !args.yes {
-        let mut codes = failure_counts(ledger.pool(), Some(run)).await?;
-        codes.retain(|one| code.is_none_or(|code| one.code == code));
         let mut preview = RetryPreview {
             run,
             done: false,
-            rows: codes.iter().map(|one| one.rows).sum(),
+            rows: failed,
             codes,
             dead_letters,
             is_shared,
@@ -197,28 +198,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
             return Ok(exit::DONE);
         }
     }
-    // The record first: a dead letter that comes back while its row counts as failed for good would only
-    // die again.
     let throttle = CommandThrottle::start(&ledger, "retry", limits).await?;
-    let work = delete_failures(&ledger, code, &throttle);
-    let rows = throttle.run(work).await?;
-    let redriven = match code {
-        Some(_) => Ok(("not asked for", 0)),
-        None => redrive_dead_letters(&context, &ledger, is_shared)
-            .await
-            .map(|outcome| match outcome {
-                RedriveOutcome::Empty => ("none", 0),
-                RedriveOutcome::Started(count) => ("started", count),
-                RedriveOutcome::Resent(count) => ("by hand", count),
-            }),
-    };
-    let dead_letters = redriven.as_ref().map_or(0, |(_, letters)| *letters);
-    let details = format!("{rows} failures, {dead_letters} dead letters");
+    // Before the work: stopped amid it, what it has done is in the history too.
+    let details = describe_work(failed, dead_letters, is_shared);
     let operator = Operator::from(args.operator);
     operator
         .record(ledger.pool(), run, "retry", Some(&details))
         .await;
-    let (redrive, _) = redriven?;
+    // The record first: a dead letter that comes back while its row counts as failed for good would only
+    // die again.
+    throttle.begin_phase("retrying", failed);
+    let work = delete_failures(&ledger, code, &throttle);
+    let rows = throttle.run(work).await?;
+    let (redrive, dead_letters) = match code {
+        Some(_) => ("not asked for", 0),
+        None => match redrive_dead_letters(&context, &ledger, is_shared).await? {
+            RedriveOutcome::Empty => ("none", 0),
+            RedriveOutcome::Started(count) => ("started", count),
+            RedriveOutcome::Resent(count) => ("by hand", count),
+        },
+    };
     let workers = live_workers(ledger.pool(), Some(run)).await?;
     context.format.print(&RetryOutput {
         run,
@@ -229,6 +228,17 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
         feeder_is_alive: workers.iter().any(|worker| worker.role == "feeder"),
     })?;
     Ok(exit::DONE)
+}
+
+/// What there is to do, for the history. None of the dead letters where they stay.
+fn describe_work(rows: u64, dead_letters: Option<u64>, is_shared: bool) -> String {
+    match dead_letters {
+        Some(letters @ 1..) if is_shared => {
+            format!("{rows} failures, its own of {letters} dead letters")
+        }
+        Some(letters) => format!("{rows} failures, {letters} dead letters"),
+        None => format!("{rows} failures"),
+    }
 }
 
 async fn count_dead_letters(context: &CommandContext) -> anyhow::Result<u64> {
@@ -251,8 +261,6 @@ async fn delete_failures(
 ) -> anyhow::Result<i64> {
     // Ctrl-C ends the command as such.
     let stop = CancellationToken::new();
-    let codes = failure_counts(ledger.pool(), Some(ledger.run_id())).await?;
-    throttle.begin_phase("retrying", codes.iter().map(|one| one.rows).sum());
     let (mut cursor, mut deleted) = (None::<String>, 0);
     loop {
         throttle.acquire(0, &stop).await?;

@@ -119,6 +119,34 @@ async fn without_the_dead_letter_queue_messages_slow_down_and_retry_names_it() {
     assert_eq!(rig.count_rows("failures").await, 1);
 }
 
+/// The first page of failures is gone by then.
+#[tokio::test]
+async fn a_retry_that_is_stopped_is_in_the_history() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    rig.execute_sql(
+        "INSERT INTO bucket_brigade.failures (run_id, row_id, path, code, message, permanent)
+         SELECT 1, n::text, 'image/' || n, 'NoSuchKey', 'gone', true FROM generate_series(1001, 3500) n",
+    )
+    .await;
+    let mut transaction = rig.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM bucket_brigade.failures WHERE row_id = '3500' FOR UPDATE")
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    let mut retry = rig.spawn("feeder", &[], &["retry", "--yes"]);
+    wait_until("the first page", async || {
+        rig.count_rows("failures").await == 500
+    })
+    .await;
+    retry.terminate().unwrap();
+    assert_eq!(wait_for_exit(&mut retry).await.code, Some(3));
+    transaction.rollback().await.unwrap();
+    let history = rig.run_feeder(&["runs", "--history"]).await.output;
+    let entry = "retry 2500 failures, 0 dead letters by ";
+    assert!(history.contains(entry), "{history}");
+}
+
 /// SQS takes one redrive of a queue at a time.
 #[tokio::test]
 async fn a_retry_during_a_redrive_leaves_the_letters_to_it() {
