@@ -131,5 +131,5 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
     if !is_complete(throttle.run(Box::pin(pass.run(&mut locks))).await)? {
         return Ok(exit::STOPPED);
     }
-    output::finish_and_print(context.format, &ledger, spec).await
+    output::finish_and_print(context.format, &ledger, spec, &stop).await
 }

@@ -6,10 +6,12 @@ use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::printable::{counted, printable};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::queries::{SELECT_MISMATCHES, finish_verification};
 use super::verification::{VerificationCounts, VerificationMismatch, VerificationSpec};
 use crate::output::{ListWriter, OutputFormat};
+use crate::page_pipeline::until_stopped;
 use crate::statements::Pages;
 
 impl fmt::Display for VerificationMismatch {
@@ -78,18 +80,28 @@ pub(super) async fn finish_and_print(
     format: OutputFormat,
     ledger: &PostgresLedger,
     spec: VerificationSpec,
+    stop: &CancellationToken,
 ) -> anyhow::Result<u8> {
-    let numbers = finish_verification(ledger).await?;
     let mut list_writer = ListWriter::begin_on_stdout(format, "mismatches")?;
     let mut pages = Pages::new(ledger, SELECT_MISMATCHES);
     let (mut mismatched, mut unreadable) = (0, 0);
-    while let Some(page) = pages.next(|one: &VerificationMismatch| &one.id).await? {
+    loop {
+        let page = pages.next(|one: &VerificationMismatch| &one.id);
+        let Some(page) = until_stopped(stop, page).await? else {
+            break;
+        };
         for mismatch in page {
             mismatched += 1;
             unreadable += u64::from(mismatch.code == "Unreadable");
             list_writer.write_item(&mismatch)?;
         }
+        // What it would have seen ends with the reader.
+        if list_writer.is_closed() {
+            break;
+        }
     }
+    // Stopped before, the same command goes on here.
+    let numbers = finish_verification(ledger).await?;
     list_writer.write_summary(&VerificationSummary {
         run: ledger.run_id(),
         sample_percent: spec.sample_percent,
