@@ -7,6 +7,7 @@ use bucket_brigade_common::ledger::feed_source::{FeedSource, QueueShare};
 use bucket_brigade_common::ledger::worker_state::WorkerState;
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::MessageQueue;
+use bucket_brigade_common::row_id::RowId;
 use tokio::time::Instant;
 
 use crate::backlog::read_queue;
@@ -50,9 +51,8 @@ pub async fn wait_until_drained(
             // Nothing is expected to change.
             stall = StallDetector::new();
         } else if let Some(stalled) = stall.stalled_for((backlog_key(share, total), accounted)) {
-            let has_rows_left = async || source.has_rows_left().await;
-            let has_rows_left = retrier.retry_database("looking for rows", has_rows_left);
-            if !has_rows_left.await? {
+            let has_rows = async |cursor: Option<&RowId>| source.has_rows_left(cursor).await;
+            if !retrier.retry_pages("looking for rows", has_rows).await? {
                 return Ok(true);
             }
             if stalled >= patience && may_be_others(share, progress) {

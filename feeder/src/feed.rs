@@ -143,10 +143,9 @@ impl FeedLoop {
 
     /// False where rows came to be left meanwhile.
     async fn finish(&self) -> Result<bool, FeederStopped> {
-        self.query_source("settling failures", async |source| {
-            source.settle_stale_failures().await
-        })
-        .await?;
+        let settle = async |cursor: Option<&RowId>| self.source.settle_stale_failures(cursor).await;
+        let settled = self.retrier().retry_pages("settling failures", settle);
+        settled.await?;
         self.query_source("finishing", async |source| source.finish_run().await)
             .await
     }
@@ -262,8 +261,9 @@ impl FeedLoop {
         if progress.has_had_rows() {
             return Ok(None);
         }
-        let has_rows = async |source: &dyn FeedSource| source.has_rows_left().await;
-        if self.options.canary.is_some() && self.query_source("looking for rows", has_rows).await? {
+        let has_rows = async |cursor: Option<&RowId>| self.source.has_rows_left(cursor).await;
+        let has_rows = self.retrier().retry_pages("looking for rows", has_rows);
+        if self.options.canary.is_some() && has_rows.await? {
             return Ok(None);
         }
         let sample = async |source: &dyn FeedSource| source.sample_paths().await;

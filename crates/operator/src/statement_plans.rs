@@ -246,7 +246,7 @@ async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<Planne
     ledger.read(Some(&id), 1000).await.unwrap();
     ledger.read_rows(&[id]).await.unwrap();
     write_one_of_each(ledger).await;
-    ledger.settle_stale_failures().await.unwrap();
+    drop(ledger.settle_stale_failures(None).await.unwrap());
     ledger.count_scope_stretch().await.unwrap();
     ledger.list_sample_paths().await.unwrap();
     ledger.has_interrupted_rollback().await.unwrap();

@@ -1,5 +1,7 @@
 //! The feeder's side of the ledger: pages of the table, the cursor, and the run in numbers.
 
+use std::ops::ControlFlow;
+
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::QueryAs;
@@ -181,7 +183,7 @@ pub(super) fn settle_stale_sql(table: &ApplicationTable) -> String {
     ON CONFLICT (run_id, worker) DO UPDATE SET
         failed = c.failed + excluded.failed, changed = c.changed + excluded.changed, seen_at = now()
 )
-SELECT (SELECT max(row_id) FROM stretch), (SELECT count(*) FROM stale)"#
+SELECT max(row_id) FROM stretch"#
     )
 }
 
@@ -226,13 +228,9 @@ impl PostgresLedger {
             .bind(self.scope_pattern())
     }
 
-    /// Looks at failures from `cursor` on. Returns the last one, and how many were settled.
-    async fn settle_stretch(
-        &self,
-        cursor: &str,
-        rows: u32,
-    ) -> Result<(Option<String>, i64), sqlx::Error> {
-        sqlx::query_as(AssertSqlSafe(settle_stale_sql(&self.table)))
+    /// Looks at failures from `cursor` on. Returns the last one.
+    async fn settle_stretch(&self, cursor: &str, rows: u32) -> Result<Option<String>, sqlx::Error> {
+        sqlx::query_scalar(AssertSqlSafe(settle_stale_sql(&self.table)))
             .bind(self.run_id)
             .bind(self.scope_pattern())
             .bind(self.counter_row())
@@ -308,33 +306,37 @@ impl FeedSource for PostgresLedger {
         with_timeout(query.fetch_one(&self.pool)).await
     }
 
-    async fn has_rows_left(&self) -> Result<bool, StatementError> {
-        if let Ok(Some(has_rows)) = with_timeout(self.probe_index()).await {
-            return Ok(has_rows);
-        }
-        let mut cursor = self.heap_start().await?;
-        loop {
-            self.wait_for_page().await;
-            let page = self.read(cursor.as_ref(), BACKGROUND_ROWS).await?;
-            if !page.rows.is_empty() || page.last_id.is_none() {
-                return Ok(!page.rows.is_empty());
-            }
-            cursor = page.last_id;
-        }
+    async fn has_rows_left(
+        &self,
+        cursor: Option<&RowId>,
+    ) -> Result<ControlFlow<bool, RowId>, StatementError> {
+        let start = match cursor {
+            Some(cursor) => Some(cursor.clone()),
+            None => match with_timeout(self.probe_index()).await {
+                Ok(Some(has_rows)) => return Ok(ControlFlow::Break(has_rows)),
+                _ => self.heap_start().await?,
+            },
+        };
+        self.wait_for_page().await;
+        let page = self.read(start.as_ref(), BACKGROUND_ROWS).await?;
+        Ok(match page.last_id {
+            Some(last) if page.rows.is_empty() => ControlFlow::Continue(last),
+            _ => ControlFlow::Break(!page.rows.is_empty()),
+        })
     }
 
-    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
-        let (mut cursor, mut settled) = (String::new(), 0);
-        loop {
-            self.wait_for_page().await;
-            let settle = |rows| self.settle_stretch(&cursor, rows);
-            let (last, count) = self.stretch_length.run(BACKGROUND_ROWS, settle).await?;
-            settled += u64::try_from(count).unwrap_or(0);
-            match last {
-                Some(last) if last != cursor => cursor = last,
-                _ => return Ok(settled),
-            }
-        }
+    async fn settle_stale_failures(
+        &self,
+        cursor: Option<&RowId>,
+    ) -> Result<ControlFlow<(), RowId>, StatementError> {
+        self.wait_for_page().await;
+        let cursor = cursor.map_or("", RowId::as_str);
+        let settle = |rows| self.settle_stretch(cursor, rows);
+        let last = self.stretch_length.run(BACKGROUND_ROWS, settle).await?;
+        Ok(match last {
+            Some(last) if last != cursor => ControlFlow::Continue(RowId::from_database(last)),
+            _ => ControlFlow::Break(()),
+        })
     }
 
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {

@@ -1,6 +1,7 @@
 //! What the feeder asks of the database, as a trait of only those calls: which rows are in scope,
 //! and how far the feeding has come.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -155,11 +156,18 @@ pub trait FeedSource: Send + Sync {
 
     async fn run_progress(&self) -> Result<RunProgress, StatementError>;
 
-    /// Whether any row is left that a sweep would feed. It may read the whole table, page by page.
-    async fn has_rows_left(&self) -> Result<bool, StatementError>;
+    /// Whether any row is left that a sweep would feed, as far as one page after `cursor` says: see [`scan_pages`].
+    async fn has_rows_left(
+        &self,
+        cursor: Option<&RowId>,
+    ) -> Result<ControlFlow<bool, RowId>, StatementError>;
 
-    /// Turns failures whose row the application has changed since into changes; returns how many.
-    async fn settle_stale_failures(&self) -> Result<u64, StatementError>;
+    /// Turns failures whose row the application has changed since into changes, a page of them after `cursor`: see
+    /// [`scan_pages`].
+    async fn settle_stale_failures(
+        &self,
+        cursor: Option<&RowId>,
+    ) -> Result<ControlFlow<(), RowId>, StatementError>;
 
     /// The recorded failures by code, most frequent first, ten at most. For an outcome, not for polling.
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError>;
@@ -170,6 +178,20 @@ pub trait FeedSource: Send + Sync {
     /// Records that a sweep found nothing left, and goes back to the table's beginning; false where rows came to be left
     /// meanwhile.
     async fn finish_run(&self) -> Result<bool, StatementError>;
+}
+
+/// Reads page after page, each from the cursor that the one before returned, until one ends the scan. The cursor is kept
+/// here: where `read` retries, an outage costs a page, and not a scan that takes longer than the time between two.
+pub async fn scan_pages<T, E>(
+    read: impl AsyncFn(Option<&RowId>) -> Result<ControlFlow<T, RowId>, E>,
+) -> Result<T, E> {
+    let mut cursor = None;
+    loop {
+        match read(cursor.as_ref()).await? {
+            ControlFlow::Break(end) => return Ok(end),
+            ControlFlow::Continue(last) => cursor = Some(last),
+        }
+    }
 }
 
 /// How sweeps read rows: in id order, or in another.

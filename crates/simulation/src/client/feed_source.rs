@@ -1,5 +1,7 @@
 //! The table and the ledger as the feeder reaches them.
 
+use std::ops::ControlFlow;
+
 use async_trait::async_trait;
 use bucket_brigade_common::empty_scope::PathSample;
 use bucket_brigade_common::ledger::feed_source::{
@@ -76,14 +78,20 @@ impl FeedSource for SimulatedClient {
         .await
     }
 
-    async fn has_rows_left(&self) -> Result<bool, StatementError> {
-        self.run_statement("left", |things| things.table.has_rows_left())
-            .await
+    async fn has_rows_left(
+        &self,
+        _: Option<&RowId>,
+    ) -> Result<ControlFlow<bool, RowId>, StatementError> {
+        let left = self.run_statement("left", |things| things.table.has_rows_left());
+        left.await.map(ControlFlow::Break)
     }
 
-    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
-        self.run_statement("stale", |things| things.table.settle_stale_failures())
-            .await
+    async fn settle_stale_failures(
+        &self,
+        _: Option<&RowId>,
+    ) -> Result<ControlFlow<(), RowId>, StatementError> {
+        let settle = self.run_statement("stale", |things| things.table.settle_stale_failures());
+        settle.await.map(ControlFlow::Break)
     }
 
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {

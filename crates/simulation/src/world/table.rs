@@ -191,7 +191,7 @@ impl MemoryTable {
     }
 
     /// Turns failures whose row the application has changed since into changes.
-    pub fn settle_stale_failures(&mut self) -> u64 {
+    pub fn settle_stale_failures(&mut self) {
         let stale: Vec<String> = self
             .failures
             .iter()
@@ -208,7 +208,6 @@ impl MemoryTable {
                 self.changes.entry(id.clone()).or_insert(path);
             }
         }
-        u64::try_from(stale.len()).unwrap_or(u64::MAX)
     }
 
     /// Moves the cursor past rows whose sends are confirmed.

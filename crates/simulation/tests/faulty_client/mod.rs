@@ -3,6 +3,7 @@
 pub(crate) mod captured_log;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -342,14 +343,20 @@ impl FeedSource for FaultyClient {
         self.client.run_progress().await
     }
 
-    async fn has_rows_left(&self) -> Result<bool, StatementError> {
+    async fn has_rows_left(
+        &self,
+        cursor: Option<&RowId>,
+    ) -> Result<ControlFlow<bool, RowId>, StatementError> {
         self.check_database().await?;
-        self.client.has_rows_left().await
+        self.client.has_rows_left(cursor).await
     }
 
-    async fn settle_stale_failures(&self) -> Result<u64, StatementError> {
+    async fn settle_stale_failures(
+        &self,
+        cursor: Option<&RowId>,
+    ) -> Result<ControlFlow<(), RowId>, StatementError> {
         self.check_database().await?;
-        self.client.settle_stale_failures().await
+        self.client.settle_stale_failures(cursor).await
     }
 
     async fn failures_by_code(&self) -> Result<Vec<(String, u64)>, StatementError> {

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use bucket_brigade_common::ledger::feed_source::FeedSource;
+use bucket_brigade_common::ledger::feed_source::{FeedSource, scan_pages};
+use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, SecondRun, create_pool};
+use bucket_brigade_common::row_id::RowId;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions};
 
@@ -38,6 +40,10 @@ async fn count_to_the_end(ledger: &PostgresLedger) {
     while !ledger.count_scope_stretch().await.unwrap() {}
 }
 
+async fn has_rows_left(ledger: &PostgresLedger) -> Result<bool, StatementError> {
+    scan_pages(async |cursor: Option<&RowId>| ledger.has_rows_left(cursor).await).await
+}
+
 const IN_SCOPE: &str = "SELECT in_scope FROM bucket_brigade.run";
 
 #[tokio::test]
@@ -53,7 +59,7 @@ async fn they_fit_the_time_that_the_role_has() {
         "a scan is quick here: the test says nothing"
     );
     let ledger = open_hasty(&rig, "300ms").await;
-    assert!(ledger.has_rows_left().await.unwrap());
+    assert!(has_rows_left(&ledger).await.unwrap());
     count_to_the_end(&ledger).await;
     assert_eq!(rig.query_number(IN_SCOPE).await, 1);
     rig.execute_sql(
@@ -61,7 +67,8 @@ async fn they_fit_the_time_that_the_role_has() {
          SELECT 1, id::text, 'image/' || id, 'NoSuchKey', 'gone', true FROM images",
     )
     .await;
-    assert_eq!(ledger.settle_stale_failures().await.unwrap(), 2001);
+    let settle = async |cursor: Option<&RowId>| ledger.settle_stale_failures(cursor).await;
+    scan_pages(settle).await.unwrap();
     assert_eq!(rig.count_rows("failures").await, 0);
     assert_eq!(rig.count_rows("changes").await, 2000);
 }
@@ -72,7 +79,7 @@ async fn a_role_without_time_is_told_what_to_set() {
     rig.open_run().await;
     add_slow_rows(&rig, 20, 100_000_000).await;
     let ledger = open_hasty(&rig, "100ms").await;
-    let error = ledger.has_rows_left().await.unwrap_err().to_string();
+    let error = has_rows_left(&ledger).await.unwrap_err().to_string();
     assert!(error.contains("statement_timeout = '10s'"), "{error}");
 }
 

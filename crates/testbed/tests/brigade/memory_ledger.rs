@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bucket_brigade_common::companions::CompanionCopies;
-use bucket_brigade_common::ledger::feed_source::{FeedSource as _, PageReader as _};
+use bucket_brigade_common::ledger::feed_source::{FeedSource as _, PageReader as _, scan_pages};
 use bucket_brigade_common::ledger::move_ledger::{
     ChangedRow, MoveFailure, MoveLedger, OrphanedCopy, PendingMove, PoisonRecord,
 };
@@ -77,8 +77,10 @@ impl LedgerPair {
                 assert_eq!(raised.unwrap(), Some(self.table.fence));
             }
             _ => {
-                let result = self.ledger.settle_stale_failures().await.unwrap();
-                assert_eq!(result, self.table.settle_stale_failures());
+                let settle =
+                    async |cursor: Option<&RowId>| self.ledger.settle_stale_failures(cursor).await;
+                scan_pages(settle).await.unwrap();
+                self.table.settle_stale_failures();
             }
         }
     }
@@ -179,7 +181,8 @@ impl LedgerPair {
         let page = self.ledger.read(cursor, size).await.unwrap();
         let size = usize::try_from(size).unwrap();
         assert_eq!(page, self.table.read_page(cursor, size));
-        let left = self.ledger.has_rows_left().await.unwrap();
+        let left = async |cursor: Option<&RowId>| self.ledger.has_rows_left(cursor).await;
+        let left = scan_pages(left).await.unwrap();
         assert_eq!(left, self.table.has_rows_left());
     }
 

@@ -1,6 +1,7 @@
 //! `ROW_FILTER`: which of the rows with the old prefix are to move.
 
 use bucket_brigade_common::ledger::{self, PostgresLedger, SecondRun};
+use bucket_brigade_common::row_id::RowId;
 
 use crate::rig::{TestRig, stop_consumer, wait_for_exit};
 
@@ -214,11 +215,12 @@ async fn what_is_no_harmless_condition_is_refused_before_anything_is_made() {
 impl TestRig {
     /// Opens a run with this filter; whether it has rows to feed.
     async fn open_filtered(&self, filter: &str) -> anyhow::Result<bool> {
-        use bucket_brigade_common::ledger::feed_source::FeedSource as _;
+        use bucket_brigade_common::ledger::feed_source::{FeedSource as _, scan_pages};
         let mut spec = self.run_spec();
         spec.options.row_filter = Some(filter.to_owned());
         let pool = ledger::create_pool(self.application.database_url.parse()?, 2);
         let ledger = PostgresLedger::open(pool, &spec, "test", SecondRun::Refused).await?;
-        Ok(ledger.has_rows_left().await?)
+        let has_rows = async |cursor: Option<&RowId>| ledger.has_rows_left(cursor).await;
+        Ok(scan_pages(has_rows).await?)
     }
 }
