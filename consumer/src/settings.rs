@@ -10,7 +10,7 @@ use bucket_brigade_common::logging::{LogArgs, LogSettings};
 use bucket_brigade_common::manual::ManualCommand;
 use bucket_brigade_common::settings::{
     DatabaseArgs, DatabaseLimits, MigrationArgs, MigrationSettings, Setting, SettingsError,
-    SettingsProblems, duration_between, integer_between, optional, setting,
+    SettingsProblems, choice, duration_between, integer_between, optional, setting,
 };
 use bucket_brigade_common::startup::process_name;
 use bucket_brigade_common::trace::TraceSettings;
@@ -72,7 +72,7 @@ struct ConsumerArgs {
     shutdown_grace: Setting<Duration>,
     /// Whether the store honours If-None-Match on its copies: on, off (a HEAD goes first, and what the application
     /// writes between the two is overwritten), or auto to find out at the start with probe objects of a few bytes
-    #[arg(long, env, value_name = "on|off|auto", default_value = "auto", value_parser = setting(parse_conditional_copy))]
+    #[arg(long, env, value_name = "on|off|auto", default_value = "auto", value_parser = setting(choice(&[("on", Some(true)), ("off", Some(false)), ("auto", None)])))]
     conditional_copy: Setting<Option<bool>>,
     /// When a copy that does not respond is given up and retried
     #[arg(long, env, value_name = "DURATION", default_value = "2m", value_parser = setting(duration_between(Duration::from_secs(1), Duration::from_hours(1))))]
@@ -133,14 +133,5 @@ impl Args {
             migration: migration?,
         };
         Some((settings, logs))
-    }
-}
-
-fn parse_conditional_copy(text: &str) -> Result<Option<bool>, String> {
-    match text {
-        "auto" => Ok(None),
-        "on" => Ok(Some(true)),
-        "off" => Ok(Some(false)),
-        _ => Err("is neither on, off nor auto".into()),
     }
 }

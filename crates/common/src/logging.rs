@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::printable::takes_escapes;
-use crate::settings::{Setting, SettingsProblems, setting};
+use crate::settings::{Setting, SettingsProblems, choice, setting};
 use crate::trace::{self, TraceLayer};
 
 /// The AWS SDK and the connection pool report their failures through errors already.
@@ -20,7 +20,7 @@ const DEFAULT_FILTER: &str = "info,aws=warn,aws_config=error,sqlx=error,hyper=wa
 #[command(next_help_heading = "Logs")]
 pub struct LogArgs {
     /// text or json
-    #[arg(long, env, value_name = "FORMAT", default_value = "text", value_parser = setting(parse_format))]
+    #[arg(long, env, value_name = "FORMAT", default_value = "text", value_parser = setting(choice(&[("text", false), ("json", true)])))]
     log_format: Setting<bool>,
     /// What to log: a level, or the directives of tracing's `EnvFilter`
     #[arg(long, env, value_name = "FILTER", default_value = DEFAULT_FILTER, value_parser = setting(parse_filter))]
@@ -39,15 +39,6 @@ impl LogArgs {
             json: self.log_format.take(problems),
             filter: self.rust_log.take(problems),
         }
-    }
-}
-
-/// Whether it is JSON.
-fn parse_format(text: &str) -> Result<bool, String> {
-    match text {
-        "json" => Ok(true),
-        "text" => Ok(false),
-        _ => Err("is neither text nor json".into()),
     }
 }
 

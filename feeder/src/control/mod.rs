@@ -15,7 +15,8 @@ use bucket_brigade_common::ledger::{DatabasePool, PostgresLedger};
 use bucket_brigade_common::notify::{Notifier, RunNotification, parse_notify_url};
 use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::settings::{
-    SecretString, Setting, SettingsProblems, integer_between, optional, secret_setting, setting,
+    SecretString, Setting, SettingsProblems, integer_between, optional, or_off, secret_setting,
+    setting,
 };
 use bucket_brigade_common::throttle::Throttle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -42,7 +43,7 @@ pub struct ControlArgs {
     #[arg(long, env, value_name = "HOURS", default_value = "", hide_default_value = true, value_parser = setting(parse_feed_window))]
     feed_window: Setting<Option<FeedWindow>>,
     /// Pause the run when more rows than this have failed; or off
-    #[arg(long, env, value_name = "N", default_value = "off", value_parser = setting(parse_max_failures))]
+    #[arg(long, env, value_name = "N", default_value = "off", value_parser = setting(or_off(integer_between(0, u64::MAX >> 1))))]
     max_failures: Setting<Option<u64>>,
     /// POST a line of JSON there when the run finishes, stalls, is paused, resumed or limited
     #[arg(long, env, hide_env_values = true, value_name = "URL", default_value = "", hide_default_value = true, value_parser = secret_setting(parse_notify_url))]
@@ -76,16 +77,6 @@ fn parse_query(text: &str) -> Result<Option<String>, String> {
         return Err("is empty".into());
     }
     optional(query)
-}
-
-fn parse_max_failures(text: &str) -> Result<Option<u64>, String> {
-    if text.eq_ignore_ascii_case("off") {
-        return Ok(None);
-    }
-    let number = integer_between(0, u64::MAX >> 1)(text);
-    number
-        .map(Some)
-        .map_err(|problem| format!("{problem}, nor off"))
 }
 
 impl ControlSettings {
@@ -230,13 +221,5 @@ mod tests {
     fn a_query_is_an_expression_and_no_statement() {
         assert_eq!(parse_query("select 1; "), Ok(Some("select 1".into())));
         assert_eq!(parse_query(""), Ok(None));
-    }
-
-    #[test]
-    fn failures_are_a_number_or_off() {
-        assert_eq!(parse_max_failures("0"), Ok(Some(0)));
-        assert_eq!(parse_max_failures("OFF"), Ok(None));
-        assert!(parse_max_failures("-1").is_err());
-        assert!(parse_max_failures("1%").is_err());
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Setting, SettingsProblems, duration_between, setting};
+use super::{Setting, SettingsProblems, duration_between, or_off, setting};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The database comes first")]
@@ -48,12 +48,6 @@ impl DatabaseArgs {
 }
 
 fn parse_duration_or_off(text: &str) -> Result<Option<Duration>, String> {
-    if text.eq_ignore_ascii_case("off") {
-        return Ok(None);
-    }
     let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
-    match duration_between(least, most)(text) {
-        Ok(duration) => Ok(Some(duration)),
-        Err(problem) => Err(format!("{problem}, nor off")),
-    }
+    or_off(duration_between(least, most))(text)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 use sqlx::postgres::PgSslMode;
 
-use super::{SecretString, Setting, SettingsProblems, optional, setting};
+use super::{SecretString, Setting, SettingsProblems, choice, optional, setting};
 use crate::database::{DatabaseLogin, PasswordSource, SSL_MODE_PROBLEM, parse_options};
 
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub struct LoginArgs {
     database_password_file: Setting<Option<String>>,
     /// password, or iam: a token of RDS for each connection, signed with the process's AWS credentials. Needs
     /// sslmode=require or above, and the right rds-db:connect
-    #[arg(long, env, value_name = "password|iam", default_value = "password", value_parser = setting(parse_auth))]
+    #[arg(long, env, value_name = "password|iam", default_value = "password", value_parser = setting(choice(&[("password", false), ("iam", true)])))]
     database_auth: Setting<bool>,
 }
 
@@ -50,15 +50,6 @@ impl LoginArgs {
         login
             .map_err(|(name, problem)| problems.add(name, problem))
             .ok()
-    }
-}
-
-/// Whether it is by IAM.
-fn parse_auth(text: &str) -> Result<bool, String> {
-    match text {
-        "password" => Ok(false),
-        "iam" => Ok(true),
-        _ => Err("is neither password nor iam".into()),
     }
 }
 

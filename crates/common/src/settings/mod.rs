@@ -23,5 +23,6 @@ pub use setting::{Setting, SettingParser, secret_setting, setting};
 pub use stores::{BucketStore, StoreArgs, StoreSettings};
 pub(crate) use values::must_be_one_of;
 pub use values::{
-    duration_between, integer_between, optional, parse_address, parse_bool, parse_percent, required,
+    choice, duration_between, integer_between, optional, or_off, parse_address, parse_bool,
+    parse_percent, required,
 };

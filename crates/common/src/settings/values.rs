@@ -40,11 +40,37 @@ pub fn parse_percent(text: &str) -> Result<f64, String> {
 
 /// An address to listen on, or `off`.
 pub fn parse_address(text: &str) -> Result<Option<SocketAddr>, String> {
-    if text.eq_ignore_ascii_case("off") {
-        return Ok(None);
+    let address = |text: &str| {
+        let address = text.parse();
+        address.map_err(|_| "is not an address and port, such as 127.0.0.1:9100".into())
+    };
+    or_off(address)(text)
+}
+
+/// What `read` understands; none for `off`.
+pub fn or_off<T>(
+    read: impl Fn(&str) -> Result<T, String> + Clone,
+) -> impl Fn(&str) -> Result<Option<T>, String> + Clone {
+    move |text| {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(None);
+        }
+        let value = read(text).map(Some);
+        value.map_err(|problem| format!("{problem}, nor off"))
     }
-    let address = text.parse().map(Some);
-    address.map_err(|_| "is not an address and port, such as 127.0.0.1:9100, nor off".into())
+}
+
+/// One of these words.
+pub fn choice<T: Clone>(
+    words: &'static [(&'static str, T)],
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let found = words.iter().find(|(word, _)| *word == text);
+        found.map(|(_, value)| value.clone()).ok_or_else(|| {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            must_be_one_of(&known)
+        })
+    }
 }
 
 /// A whole number within bounds.
@@ -130,6 +156,15 @@ mod tests {
         assert_eq!(parse_bool("TRUE"), Ok(true));
         assert_eq!(parse_bool("0"), Ok(false));
         assert!(parse_bool("maybe").is_err());
+    }
+
+    #[test]
+    fn a_number_or_off() {
+        let read = or_off(integer_between(0, u64::MAX >> 1));
+        assert_eq!(read("0"), Ok(Some(0)));
+        assert_eq!(read("OFF"), Ok(None));
+        assert!(read("-1").is_err());
+        assert!(read("1%").unwrap_err().ends_with(", nor off"));
     }
 
     #[test]
