@@ -231,12 +231,7 @@ mod tests {
         let context = ConsumerContext::new(throttle, visibility, CancellationToken::new());
         let committer = Committer::new(Arc::clone(&ledger) as _, &context);
         let (lost, held) = (task("lost"), task("held"));
-        let copied = || CopiedObject {
-            etag: "e".into(),
-            size_bytes: None,
-            is_found: false,
-            is_source_gone: false,
-        };
+        let copied = || CopiedObject::new("e");
         let lease = context.leases.start_lease("lost".into());
         let watch = lease.watch();
         let of_lost = committer.commit(&lost, &watch, copied(), CompanionCopies::new());

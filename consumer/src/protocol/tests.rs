@@ -19,12 +19,7 @@ fn redelivery() -> MoveProtocol {
 }
 
 fn copied() -> CopiedObject {
-    CopiedObject {
-        etag: "e".into(),
-        size_bytes: None,
-        is_found: false,
-        is_source_gone: false,
-    }
+    CopiedObject::new("e")
 }
 
 fn failure_cause(permanent: bool) -> FailureCause {

@@ -164,12 +164,7 @@ impl BareLoop {
                 async move {
                     let route = rule.route_for(&images::old_path(id)).ok()?;
                     let id = RowId::from_database(id.to_string());
-                    let copied = CopiedObject {
-                        etag: ETAG.to_owned(),
-                        size_bytes: None,
-                        is_found: false,
-                        is_source_gone: false,
-                    };
+                    let copied = CopiedObject::new(ETAG);
                     let task = MoveTask {
                         id,
                         route,

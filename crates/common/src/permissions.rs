@@ -106,7 +106,7 @@ fn append_need(message: &str, needed: &str) -> String {
 }
 
 /// What keys of our own probes hold, before what no two of them share.
-const PROBE_NAME: &str = ".bucket-brigade-probe-";
+pub(crate) const PROBE_NAME: &str = ".bucket-brigade-probe-";
 
 /// Of a bucket, by its name or the ARN of an access point, or of an object in it, as a policy names it.
 pub(crate) fn s3_arn(bucket: &str, key: &str) -> String {

@@ -51,6 +51,27 @@ impl RequestError {
         }
     }
 
+    /// A service's refusal. Without a message the status describes it; a 403's stays empty, for
+    /// [`explain_denial`](Self::explain_denial).
+    pub(crate) fn refused(
+        status: u16,
+        code: Option<String>,
+        message: Option<&str>,
+        region: Option<&str>,
+    ) -> Self {
+        let message = message.map(first_line);
+        let message = message.filter(|message| !message.is_empty());
+        Self {
+            origin: ErrorOrigin::Service,
+            code: code.unwrap_or_else(|| code_for_status(status).to_owned()),
+            message: message.unwrap_or_else(|| match status {
+                403 => String::new(),
+                _ => describe_status(status, region),
+            }),
+            status,
+        }
+    }
+
     /// Names a clock that is off as S3 does: SQS calls it a wrong signature.
     /// Source: AWS Signature Version 4, "Troubleshoot AWS signature errors".
     #[must_use]
@@ -213,7 +234,7 @@ fn is_instance() -> bool {
 
 /// The first line of a service's message. What comes after it repeats the request: a response about a
 /// signature quotes its headers, the session token among them.
-pub(crate) fn first_line(message: &str) -> String {
+fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
 }
 
@@ -232,7 +253,7 @@ pub(crate) fn describe_status(status: u16, region: Option<&str>) -> String {
 }
 
 /// Responses to HEAD carry no body, hence no code.
-pub(crate) fn code_for_status(status: u16) -> &'static str {
+fn code_for_status(status: u16) -> &'static str {
     match status {
         301 => "PermanentRedirect",
         307 => "TemporaryRedirect",

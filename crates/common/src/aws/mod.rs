@@ -23,8 +23,7 @@ use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 use aws_types::service_config::ServiceConfigKey;
 
 pub(crate) use errors::{
-    BUCKET_REGION, code_for_status, describe_page, describe_status, first_line, is_proxy_page,
-    operation_name,
+    BUCKET_REGION, describe_page, describe_status, is_proxy_page, operation_name,
 };
 pub use errors::{ErrorOrigin, NOT_SENT_CODE, RequestError, error_chain};
 
@@ -122,6 +121,7 @@ mod tests {
 
     use super::*;
     use crate::connections::RenewedConnections;
+    use crate::object_store::s3::fixture::sdk;
 
     const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -161,13 +161,10 @@ mod tests {
 
     async fn asked_with(provider: Provider) -> RequestError {
         let identities = IdentityCache::lazy().load_timeout(CREDENTIALS_TIMEOUT);
-        let sdk = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
+        let sdk = sdk()
             .identity_cache(identities.build())
-            .credentials_provider(SharedCredentialsProvider::new(provider))
-            .build();
-        let client = client(&sdk);
+            .credentials_provider(SharedCredentialsProvider::new(provider));
+        let client = client(&sdk.build());
         client.list_queues().send().await.unwrap_err().into()
     }
 
@@ -186,12 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_region_is_reported_as_none() {
-        let credentials = Credentials::new("id", "secret", None, None, "test");
-        let sdk = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(""))
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .build();
+        let sdk = sdk().region(Region::new("")).build();
         let asked = client(&without_empty_region(sdk))
             .list_queues()
             .send()
@@ -210,14 +202,7 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", free.local_addr().unwrap());
         drop(free);
-        let sdk = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .endpoint_url(&endpoint)
-            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
-                "id", "secret", None, None, "test",
-            )))
-            .build();
+        let sdk = sdk().endpoint_url(&endpoint).build();
         let asked = client(&sdk).list_queues().send().await;
         assert_eq!(
             RequestError::from(asked.unwrap_err()).code,

@@ -19,7 +19,7 @@ use super::credentials::CredentialsCache;
 
 /// Codes that say that other credentials are needed. The provider may have them already.
 /// Source: Amazon S3 API reference, "Error responses"; Amazon SQS API reference, "Common errors".
-const REFUSED_CREDENTIALS: [&str; 7] = [
+pub(crate) const REFUSED_CREDENTIALS: [&str; 7] = [
     "ExpiredToken",
     "ExpiredTokenException",
     "InvalidToken",

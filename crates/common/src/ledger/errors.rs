@@ -241,8 +241,7 @@ pub fn statement_error(error: &sqlx::Error) -> StatementError {
         _ if matches!(error, sqlx::Error::RowNotFound) => StatementError::Unavailable(
             "the run is in the ledger (bucket_brigade.run) no more".into(),
         ),
-        (Some(_), _) => StatementError::Unavailable(message),
-        (None, _) => StatementError::Unavailable(message_of(error)),
+        _ => StatementError::Unavailable(message),
     }
 }
 

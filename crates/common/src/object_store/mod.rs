@@ -30,6 +30,18 @@ pub struct CopiedObject {
     pub is_source_gone: bool,
 }
 
+impl CopiedObject {
+    /// One that was made just now.
+    pub fn new(etag: impl Into<String>) -> Self {
+        Self {
+            etag: etag.into(),
+            size_bytes: None,
+            is_found: false,
+            is_source_gone: false,
+        }
+    }
+}
+
 /// What stands at the destination, compared with the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DestinationState {

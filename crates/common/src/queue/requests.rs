@@ -19,9 +19,7 @@ use tokio::sync::OnceCell;
 
 use crate::aws::exchange::{self, USER_AGENT, within};
 use crate::aws::signer::{RequestSigner, SigningScope, TIME_SKEWED};
-use crate::aws::{
-    ErrorOrigin, RequestError, code_for_status, describe_status, first_line, service_endpoint,
-};
+use crate::aws::{RequestError, service_endpoint};
 
 /// Ten messages of the longest, each character escaped. Source: SQS API reference, "Quotas".
 const MAX_BODY_BYTES: usize = 10 << 20;
@@ -159,19 +157,6 @@ fn read_refusal(status: u16, code: Option<String>, body: &[u8]) -> RequestError 
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |names: [&str; 3]| names.iter().find_map(|name| body[name].as_str());
     let in_body = text(["code", "__type", ""]).map(|code| bare_code(code).to_owned());
-    let message = text(["message", "Message", "errorMessage"]).map(first_line);
-    let message = message.filter(|message| !message.is_empty());
-    let error = RequestError {
-        origin: ErrorOrigin::Service,
-        code: code
-            .or(in_body)
-            .unwrap_or_else(|| code_for_status(status).to_owned()),
-        message: match message {
-            None if status == 403 => String::new(),
-            None => describe_status(status, None),
-            Some(message) => message,
-        },
-        status,
-    };
-    error.name_skew()
+    let message = text(["message", "Message", "errorMessage"]);
+    RequestError::refused(status, code.or(in_body), message, None).name_skew()
 }

@@ -292,30 +292,14 @@ pub(super) fn queue_error(
     if is_unanswered || status >= 500 || status == 429 || throttled || is_skewed {
         let message = format!("{code}: {message}");
         QueueError::Unavailable { operation, message }
-    } else if MISSING_QUEUE_CODES.iter().any(|one| code.contains(one)) {
-        // The service does not say which.
-        QueueError::Refused {
-            operation,
-            code,
-            message: format!("there is no queue '{url}'"),
-        }
     } else {
+        let is_missing = MISSING_QUEUE_CODES.iter().any(|one| code.contains(one));
+        // The service does not say which.
+        let missing = is_missing.then(|| format!("there is no queue '{url}'"));
         QueueError::Refused {
             operation,
             code,
-            message,
+            message: missing.unwrap_or(message),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_are_rounded_up() {
-        assert_eq!(whole_seconds(Duration::ZERO), 0);
-        assert_eq!(whole_seconds(Duration::from_millis(1)), 1);
-        assert_eq!(whole_seconds(Duration::from_secs(30)), 30);
     }
 }

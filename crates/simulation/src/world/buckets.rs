@@ -28,7 +28,7 @@ impl MemoryBuckets {
         }
         let key = route.destination_key.clone();
         self.destination.insert(key, bytes.clone());
-        Ok(copied_object(bytes))
+        Ok(CopiedObject::new(bytes))
     }
 
     /// Compares what stands at the destination with the source.
@@ -81,16 +81,7 @@ impl MemoryBuckets {
 fn found_object(etag: &str) -> CopiedObject {
     CopiedObject {
         is_found: true,
-        ..copied_object(etag.to_owned())
-    }
-}
-
-fn copied_object(etag: String) -> CopiedObject {
-    CopiedObject {
-        etag,
-        size_bytes: None,
-        is_found: false,
-        is_source_gone: false,
+        ..CopiedObject::new(etag)
     }
 }
 

@@ -64,10 +64,9 @@ pub(super) async fn compare_destination(
         return Ok(DestinationState::Empty);
     };
     let copy = CopiedObject {
-        etag: destination.etag().to_owned(),
         size_bytes: Some(destination.size_bytes),
         is_found: true,
-        is_source_gone: false,
+        ..CopiedObject::new(destination.etag())
     };
     let Some(source) = store.source.head(&route.source_key).await? else {
         return Ok(DestinationState::WithoutSource(CopiedObject {

@@ -273,12 +273,7 @@ impl ObjectStore for S3Store {
 /// A 200 is no proof: S3 may send it before the copy is made. Only an `ETag` proves the copy.
 fn confirm_copy(etag: Option<&str>) -> Result<CopiedObject, StoreError> {
     match etag.map(bare_etag) {
-        Some(etag) if !etag.is_empty() => Ok(CopiedObject {
-            etag: etag.to_owned(),
-            size_bytes: None,
-            is_found: false,
-            is_source_gone: false,
-        }),
+        Some(etag) if !etag.is_empty() => Ok(CopiedObject::new(etag)),
         _ => Err(StoreError::transient(
             NO_ETAG,
             "S3 answered 200 without an ETag, which proves no copy",

@@ -10,22 +10,13 @@ use super::copy::CopyCondition;
 use super::encoding::encode_query;
 use super::{ObjectHead, S3Bucket, S3Store};
 use crate::object_store::{NO_ETAG, StoreError};
-
-/// How the name of a probe object begins.
-pub(super) const PROBE_NAME: &str = ".bucket-brigade-probe-";
+use crate::permissions::PROBE_NAME;
 
 /// What a probe object holds.
 pub(super) const PROBE_BODY: &[u8] = b"a probe of bucket-brigade";
 
 /// What the object holds that is not to be overwritten. No copy over it has its size.
 const UNTOUCHED_BODY: &[u8] = b"a probe of bucket-brigade, not to be overwritten";
-
-/// What the store said to a copy onto an object, on condition that there is none.
-enum ConditionalCopyOutcome {
-    Refused,
-    Confirmed,
-    Unsupported,
-}
 
 /// A key of the destination that no image has, for copies that prove something.
 #[derive(Debug)]
@@ -133,23 +124,19 @@ impl CopyProbe<'_> {
         write: impl Future<Output = Result<(), StoreError>>,
     ) -> Result<bool, StoreError> {
         self.put(UNTOUCHED_BODY).await?;
-        let outcome = match write.await {
-            Ok(()) => ConditionalCopyOutcome::Confirmed,
-            Err(StoreError::DestinationExists) => ConditionalCopyOutcome::Refused,
-            Err(error) if error.code() == "NotImplemented" => ConditionalCopyOutcome::Unsupported,
-            Err(error) if error.code() == NO_ETAG => ConditionalCopyOutcome::Confirmed,
-            Err(error) => return Err(error),
+        let is_untouched = async || {
+            let size = self.head().await?.size_bytes;
+            Ok(i64::try_from(UNTOUCHED_BODY.len()) == Ok(size))
         };
-        let size = self.head().await?.size_bytes;
-        let is_untouched = i64::try_from(UNTOUCHED_BODY.len()) == Ok(size);
-        match outcome {
-            ConditionalCopyOutcome::Refused => Ok(is_untouched),
+        match write.await {
+            Err(StoreError::DestinationExists) => is_untouched().await,
             // A store that knows the header only to refuse it is as good as one that ignores it.
-            ConditionalCopyOutcome::Unsupported => Ok(false),
-            ConditionalCopyOutcome::Confirmed if !is_untouched => Ok(false),
+            Err(error) if error.code() == "NotImplemented" => Ok(false),
+            Err(error) if error.code() != NO_ETAG => Err(error),
+            _ if !is_untouched().await? => Ok(false),
             // A 200 that copied nothing, an empty one for example, says nothing of the store. Taken for
             // one that overwrites, it would have this process do without the condition for good.
-            ConditionalCopyOutcome::Confirmed => Err(StoreError::transient(
+            _ => Err(StoreError::transient(
                 "NothingCopied",
                 "the store confirmed a copy that it did not make",
             )),

@@ -14,9 +14,9 @@ use super::copy::{CopyCondition, ObjectRequest, RequestHeaders};
 use super::hashed_body::{BodyFailure, HashedBody, SharedMd5, finish, hex};
 use super::inspect::{OpenedObject, md5_of};
 use super::multipart::{PartCopy, source_error};
-use super::probe::PROBE_NAME;
 use super::{CopyAttributes, S3Bucket, S3Store, bare_etag, confirm_copy, store_error};
 use crate::object_store::{CopiedObject, StoreError};
+use crate::permissions::PROBE_NAME;
 
 /// An object up to this size whose MD5 is not known is read whole, so that it can be sent along.
 const WHOLE_BYTES: u64 = 512 << 10;

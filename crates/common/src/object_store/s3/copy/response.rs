@@ -1,11 +1,11 @@
 //! S3's answers in XML.
 
 use std::borrow::Cow;
-use std::fmt::Display;
 
 use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
-use crate::aws::{ErrorOrigin, RequestError, code_for_status, describe_status, first_line};
+use crate::aws::exchange::unreadable;
+use crate::aws::{RequestError, describe_status};
 
 /// The elements of an answer that matter, as S3 wrote them.
 #[derive(Debug, Default)]
@@ -25,10 +25,10 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<XmlResponse, RequestError
     match parse(body) {
         Ok(response) if is_success && !response.is_error => Ok(response),
         Ok(response) if is_success && response.code.is_none() => {
-            Err(unreadable(status, "an error without a code"))
+            Err(unreadable("an error without a code".into()))
         }
         Err(_) if is_success && body.is_empty() => Ok(XmlResponse::default()),
-        Err(error) if is_success => Err(unreadable(status, error)),
+        Err(error) if is_success => Err(unreadable(error.to_string())),
         Ok(_) | Err(_) => Err(read_refusal(status, body, None)),
     }
 }
@@ -38,36 +38,12 @@ pub(super) fn read_refusal(status: u16, body: &[u8], region: Option<&str>) -> Re
     let response = parse(body).unwrap_or_default();
     if status == 503 && !body.is_empty() && response.code.is_none() {
         // A proxy's that has no store behind it: to be slower would not help.
-        return unreadable(status, describe_status(status, None));
+        return unreadable(describe_status(status, None));
     }
-    refusal(status, response, region)
-}
-
-/// The copy may have been made.
-fn unreadable(status: u16, problem: impl Display) -> RequestError {
-    RequestError {
-        origin: ErrorOrigin::Transport,
-        code: "UnreadableAnswer".into(),
-        message: problem.to_string(),
-        status,
-    }
-}
-
-fn refusal(status: u16, response: XmlResponse, region: Option<&str>) -> RequestError {
-    let code = response.code;
-    let message = response.message.as_deref().map(first_line);
-    let is_redirect = matches!(status, 301 | 307);
-    let message = match message.filter(|message| !message.is_empty()) {
-        Some(message) if !is_redirect || region.is_none() => message,
-        None if status == 403 => String::new(),
-        _ => describe_status(status, region),
-    };
-    RequestError {
-        origin: ErrorOrigin::Service,
-        code: code.unwrap_or_else(|| code_for_status(status).to_owned()),
-        message,
-        status,
-    }
+    // A redirect's message does not say where the bucket is.
+    let is_redirected = matches!(status, 301 | 307) && region.is_some();
+    let message = response.message.as_deref().filter(|_| !is_redirected);
+    RequestError::refused(status, response.code, message, region)
 }
 
 fn parse(body: &[u8]) -> Result<XmlResponse, XmlDecodeError> {
@@ -107,6 +83,7 @@ fn text(element: &mut ScopedDecoder<'_, '_>) -> Result<String, XmlDecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::ErrorOrigin;
     use crate::object_store::s3::confirm_copy;
 
     const COPIED: &[u8] = br#"<?xml version="1.0" encoding="UTF-8"?>
