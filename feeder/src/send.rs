@@ -102,8 +102,9 @@ impl BatchSender<'_> {
         let mut results = vec![Ok(None); rows.len()];
         let mut pending: Vec<usize> = (0..rows.len()).collect();
         let sending = self.retrier.retry_queue("sending", async || {
-            let unsent = pending.iter().map(|index| &*rows[*index]);
-            let entries = match self.send_request(self.encode_messages(unsent)?).await {
+            let unsent = pending.iter();
+            let unsent = unsent.map(|index| encode_message(self.origin, &rows[*index]));
+            let entries = match self.send_request(unsent.collect::<Result<_, _>>()?).await {
                 Err(error) if error.is_about_entries() => return Ok(Some(error)),
                 sent => sent.map_err(|error| error.to_string())?,
             };
@@ -115,13 +116,6 @@ impl BatchSender<'_> {
             Err(format!("{failed} entries of a batch failed: {reason}"))
         });
         Ok(sending.await?.map_or(Ok(results), Err))
-    }
-
-    fn encode_messages<'a>(
-        &self,
-        rows: impl Iterator<Item = &'a TracedRow>,
-    ) -> Result<Vec<OutgoingMessage>, String> {
-        rows.map(|row| encode_message(self.origin, row)).collect()
     }
 
     /// One request, in a task of its own: sixteen at a time keep more than one processor busy. It ends

@@ -37,6 +37,7 @@ use bucket_brigade_common::manual::ManualCommand;
 use clap::{Command, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use chosen_runs::RunControlArgs;
 use page_pipeline::CommandStopped;
 use plan::FeederCheck;
 
@@ -52,9 +53,11 @@ pub enum OperatorCommand {
     /// Serve the live page of all runs at STATUS_ADDR, until Ctrl-C
     Dashboard(dashboard::command::Args),
     /// Pause the whole fleet within two seconds: copies under way are finished, nothing new is begun
-    Pause(pause::PauseArgs),
+    #[command(after_help = pause::PAUSE_HELP)]
+    Pause(RunControlArgs),
     /// End a pause
-    Resume(pause::ResumeArgs),
+    #[command(after_help = pause::RESUME_HELP)]
+    Resume(RunControlArgs),
     /// Bound what the whole fleet does, within two seconds: rows per second, copies in flight
     Limit(limit::Args),
     /// List the rows that failed, and why

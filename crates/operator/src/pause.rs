@@ -15,14 +15,7 @@ use crate::history::Operator;
 const PAUSE_RUN: &str = "UPDATE bucket_brigade.run
     SET paused = true, paused_by = $2, pause_reason = $3, paused_at = now() WHERE id = $1";
 
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  feeder pause --reason 'release 4.2 goes out'\n  feeder pause --all\n\nExit codes: 0 paused; 64 wrong settings, or no such run; 69 the database cannot be reached; 70\nunexpected error; 77 a right is missing."
-)]
-pub struct PauseArgs {
-    #[command(flatten)]
-    control: RunControlArgs,
-}
+pub(super) const PAUSE_HELP: &str = "Examples:\n  feeder pause --reason 'release 4.2 goes out'\n  feeder pause --all\n\nExit codes: 0 paused; 64 wrong settings, or no such run; 69 the database cannot be reached; 70\nunexpected error; 77 a right is missing.";
 
 #[derive(Serialize)]
 struct PauseOutput {
@@ -46,8 +39,8 @@ impl fmt::Display for PauseOutput {
     }
 }
 
-pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<u8> {
-    let runs = Box::pin(args.control.choose(SettingsProblems::default())).await?;
+pub(super) async fn pause(args: RunControlArgs) -> anyhow::Result<u8> {
+    let runs = Box::pin(args.choose(SettingsProblems::default())).await?;
     let pause = async |run| {
         pause_run(&runs.pool, run, &runs.operator).await?;
         Ok(PauseOutput {
@@ -75,14 +68,7 @@ const RESUME_RUN: &str = "UPDATE bucket_brigade.run r
     FROM (SELECT id, paused FROM bucket_brigade.run WHERE id = $1 FOR UPDATE) before
     WHERE r.id = before.id RETURNING before.paused";
 
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, no such run, or one whose paths mean other objects\nby now; 69 the database cannot be reached; 70 unexpected error; 75 another run is at work on its rows; 77 a\nright is missing. With --all what may not go on stays paused."
-)]
-pub struct ResumeArgs {
-    #[command(flatten)]
-    control: RunControlArgs,
-}
+pub(super) const RESUME_HELP: &str = "Example:\n  feeder resume\n\nExit codes: 0 not paused any more; 64 wrong settings, no such run, or one whose paths mean other objects\nby now; 69 the database cannot be reached; 70 unexpected error; 75 another run is at work on its rows; 77 a\nright is missing. With --all what may not go on stays paused.";
 
 #[derive(Serialize)]
 struct ResumeOutput {
@@ -104,8 +90,8 @@ impl fmt::Display for ResumeOutput {
     }
 }
 
-pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<u8> {
-    let mut runs = Box::pin(args.control.choose(SettingsProblems::default())).await?;
+pub(super) async fn resume(args: RunControlArgs) -> anyhow::Result<u8> {
+    let mut runs = Box::pin(args.choose(SettingsProblems::default())).await?;
     // Of two that have the same rows the newer one goes on.
     runs.runs.reverse();
     let resume = async |run| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
-    BucketSide, DeleteOutcome, DeleteTarget, ObjectRemover, ObjectStat, RemovalDeadline,
+    BucketSide, DeleteOutcome, DeleteTarget, ObjectStat, RemovalDeadline,
 };
 use bucket_brigade_common::object_store::s3::{S3Bucket, S3Options, S3Store};
 use bucket_brigade_common::path_rule::MoveRoute;
@@ -193,12 +193,23 @@ pub(super) enum DeleteFailure {
 
 /// Removes objects, those again that S3 was too busy for: a batch that is answered may hold such entries.
 pub(super) async fn remove_with_retries(
-    store: &dyn ObjectRemover,
+    store: &S3Store,
     side: BucketSide,
     objects: &[DeleteTarget],
     deadline: RemovalDeadline,
 ) -> Result<Vec<ObjectDeletion>, DeleteFailure> {
-    let mut outcomes = delete_at_once(store, side, objects, deadline).await?;
+    retry_busy(objects, async |objects: &[DeleteTarget]| {
+        // Boxed: the SDK's futures are large.
+        Box::pin(store.delete_objects(side, objects, deadline)).await
+    })
+    .await
+}
+
+async fn retry_busy(
+    objects: &[DeleteTarget],
+    delete: impl AsyncFn(&[DeleteTarget]) -> Result<Vec<DeleteOutcome>, StoreError>,
+) -> Result<Vec<ObjectDeletion>, DeleteFailure> {
+    let mut outcomes = delete_at_once(objects, &delete).await?;
     for delay in RETRY_BACKOFF.delays().take(MAX_RETRIES) {
         let busy = outcomes
             .iter()
@@ -210,7 +221,7 @@ pub(super) async fn remove_with_retries(
         }
         sleep(delay).await;
         let again: Vec<DeleteTarget> = busy.iter().map(|index| objects[*index].clone()).collect();
-        match delete_at_once(store, side, &again, deadline).await {
+        match delete_at_once(&again, &delete).await {
             Ok(deleted) => {
                 for (index, deleted) in busy.into_iter().zip(deleted) {
                     let before = &mut outcomes[index];
@@ -234,14 +245,12 @@ pub(super) async fn remove_with_retries(
 }
 
 async fn delete_at_once(
-    store: &dyn ObjectRemover,
-    side: BucketSide,
     objects: &[DeleteTarget],
-    deadline: RemovalDeadline,
+    delete: impl AsyncFn(&[DeleteTarget]) -> Result<Vec<DeleteOutcome>, StoreError>,
 ) -> Result<Vec<ObjectDeletion>, DeleteFailure> {
     let (is_alive, is_uncertain) = (AtomicBool::new(false), AtomicBool::new(false));
     let request = async || {
-        let sent = store.delete_objects(side, objects, deadline).await;
+        let sent = delete(objects).await;
         if let Err(error) = &sent {
             is_alive.fetch_or(error.is_unanswered(), Ordering::Relaxed);
             is_uncertain.fetch_or(error.is_uncertain(), Ordering::Relaxed);
@@ -286,23 +295,14 @@ pub(super) fn is_object_error(error: &StoreError) -> bool {
 mod tests {
     use parking_lot::Mutex;
 
-    use async_trait::async_trait;
-
     use super::*;
 
     /// Too busy for all but the first object of each request, and not there for the very first request.
     #[derive(Default)]
     struct Busy(Mutex<Vec<usize>>);
 
-    #[async_trait]
-    impl ObjectRemover for Busy {
-        async fn delete_objects(
-            &self,
-            _: BucketSide,
-            objects: &[DeleteTarget],
-            deadline: RemovalDeadline,
-        ) -> Result<Vec<DeleteOutcome>, StoreError> {
-            deadline.check()?;
+    impl Busy {
+        fn delete(&self, objects: &[DeleteTarget]) -> Result<Vec<DeleteOutcome>, StoreError> {
             let throttled = || StoreError::Throttled {
                 code: "SlowDown".into(),
                 message: String::new(),
@@ -360,9 +360,13 @@ mod tests {
         };
         let objects = ["a", "b", "c"].map(target);
         let store = Busy::default();
-        let remove = |seconds| {
+        let remove = async |seconds| {
             let deadline = RemovalDeadline::after(Duration::from_secs(seconds));
-            remove_with_retries(&store, BucketSide::Source, &objects, deadline)
+            retry_busy(&objects, async |objects: &[DeleteTarget]| {
+                deadline.check()?;
+                store.delete(objects)
+            })
+            .await
         };
         let outcomes = remove(60).await.unwrap();
         for (outcome, object) in outcomes.iter().zip(&objects) {

@@ -152,7 +152,7 @@ impl RunControl {
             let now = Instant::now();
             let observer = observer.get_or_insert_with(|| RunObserver::new(&observed, now));
             for event in observer.observe(&observed, now) {
-                self.notify(&event, &numbers);
+                self.notify(event, &numbers);
             }
         }
     }
@@ -189,13 +189,13 @@ impl RunControl {
         }
     }
 
-    fn notify(&self, event: &RunEvent, progress: &RunProgress) {
+    fn notify(&self, event: RunEvent, progress: &RunProgress) {
         let Some(notifier) = &self.notifier else {
             return;
         };
         notifier.notify(&RunNotification {
-            event: event.name(),
-            words: event.to_string(),
+            event: event.name,
+            words: event.words,
             run: self.ledger.run_id(),
             table: self.ledger.table_name(),
             progress: *progress,
@@ -205,7 +205,7 @@ impl RunControl {
     /// Reports how a feeder ended, and waits a little until that has been sent.
     pub async fn finish(self, outcome: Option<&FeedOutcome>) {
         if let Some(outcome) = outcome {
-            self.notify(&RunEvent::Finished, &outcome.progress);
+            self.notify(RunEvent::finished(), &outcome.progress);
         }
         if let Some(notifier) = self.notifier {
             notifier.finish().await;

@@ -1,6 +1,5 @@
 //! What of a run is news to an operator.
 
-use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use bucket_brigade_common::ledger::feed_source::RunProgress;
@@ -14,39 +13,20 @@ use super::max_failures::PAUSED_BY;
 const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum RunEvent {
-    Finished,
-    Stalled(String),
-    MaxFailures(String),
-    Paused(String),
-    Resumed,
-    /// None where there are no limits any more.
-    Limited(Option<String>),
+pub(crate) struct RunEvent {
+    pub(crate) name: &'static str,
+    /// The same for people, with details.
+    pub(crate) words: String,
 }
 
 impl RunEvent {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Stalled(_) => "stalled",
-            Self::MaxFailures(_) => "max_failures",
-            Self::Paused(_) => "paused",
-            Self::Resumed => "resumed",
-            Self::Limited(_) => "limited",
-        }
+    pub(crate) fn finished() -> Self {
+        Self::new("finished", "finished")
     }
-}
 
-impl Display for RunEvent {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Finished => f.write_str("finished"),
-            Self::Stalled(why) => write!(f, "stalled for {STALL_TIMEOUT:?}: {why}"),
-            Self::MaxFailures(why) | Self::Paused(why) => write!(f, "paused {why}"),
-            Self::Resumed => f.write_str("resumed"),
-            Self::Limited(Some(limits)) => write!(f, "limited to {limits}"),
-            Self::Limited(None) => f.write_str("limited no more"),
-        }
+    fn new(name: &'static str, words: impl Into<String>) -> Self {
+        let words = words.into();
+        Self { name, words }
     }
 }
 
@@ -98,15 +78,18 @@ impl RunObserver {
         let mut events = Vec::new();
         match &limits.paused {
             paused if *paused == before.paused => {}
-            None => events.push(RunEvent::Resumed),
+            None => events.push(RunEvent::new("resumed", "resumed")),
             Some(why) if why.starts_with(&format!("by {PAUSED_BY}")) => {
-                events.push(RunEvent::MaxFailures(why.clone()));
+                events.push(RunEvent::new("max_failures", format!("paused {why}")));
             }
-            Some(why) => events.push(RunEvent::Paused(why.clone())),
+            Some(why) => events.push(RunEvent::new("paused", format!("paused {why}"))),
         }
         if (limits.rate, limits.concurrency) != (before.rate, before.concurrency) {
-            let described = format_limits(limits.rate, limits.concurrency);
-            events.push(RunEvent::Limited(described));
+            let words = match format_limits(limits.rate, limits.concurrency) {
+                Some(limits) => format!("limited to {limits}"),
+                None => "limited no more".into(),
+            };
+            events.push(RunEvent::new("limited", words));
         }
         events
     }
@@ -119,7 +102,7 @@ impl RunObserver {
         let is_end = observed.phase == WorkerState::Watching && ended > self.reported;
         is_end.then(|| {
             self.reported = ended;
-            RunEvent::Finished
+            RunEvent::finished()
         })
     }
 
@@ -137,7 +120,9 @@ impl RunObserver {
             return None;
         }
         self.is_stalled = true;
-        Some(RunEvent::Stalled(stall_reason(observed)))
+        let why = stall_reason(observed);
+        let words = format!("stalled for {STALL_TIMEOUT:?}: {why}");
+        Some(RunEvent::new("stalled", words))
     }
 }
 
@@ -193,16 +178,18 @@ mod tests {
         let mut limits = FleetLimits::default();
         assert_eq!(observe(&limits), []);
         limits.paused = Some("by ana: release".into());
-        let paused = RunEvent::Paused("by ana: release".into());
+        let paused = RunEvent::new("paused", "paused by ana: release");
         assert_eq!(observe(&limits), [paused]);
         assert_eq!(observe(&limits), []);
         limits.paused = Some(format!("by {PAUSED_BY}: 3 rows failed"));
-        assert_eq!(observe(&limits)[0].name(), "max_failures");
+        assert_eq!(observe(&limits)[0].name, "max_failures");
         limits.paused = None;
         limits.rate = Some(5.0);
-        let limited = RunEvent::Limited(Some("5 rows per second".into()));
-        assert_eq!(observe(&limits), [RunEvent::Resumed, limited]);
-        assert_eq!(observe(&FleetLimits::default()), [RunEvent::Limited(None)]);
+        let resumed = RunEvent::new("resumed", "resumed");
+        let limited = RunEvent::new("limited", "limited to 5 rows per second");
+        assert_eq!(observe(&limits), [resumed, limited]);
+        let unlimited = RunEvent::new("limited", "limited no more");
+        assert_eq!(observe(&FleetLimits::default()), [unlimited]);
     }
 
     #[test]
@@ -212,11 +199,11 @@ mod tests {
         let mut observe = |moved, phase| observer.observe(&observed(moved, phase), now);
         assert_eq!(observe(7, WorkerState::Watching), []);
         assert_eq!(observe(9, WorkerState::Feeding), []);
-        assert_eq!(observe(9, WorkerState::Watching), [RunEvent::Finished]);
+        assert_eq!(observe(9, WorkerState::Watching), [RunEvent::finished()]);
         assert_eq!(observe(9, WorkerState::Watching), []);
         // A retry of three that failed.
         assert_eq!(observe(6, WorkerState::Watching), []);
-        assert_eq!(observe(9, WorkerState::Watching), [RunEvent::Finished]);
+        assert_eq!(observe(9, WorkerState::Watching), [RunEvent::finished()]);
     }
 
     #[test]
@@ -233,7 +220,7 @@ mod tests {
         assert_eq!(observe(held(false), 59), []);
         assert_eq!(observe(held(true), 150), []);
         assert_eq!(observe(held(false), 209), []);
-        let stalled = RunEvent::Stalled("no consumer is running".into());
+        let stalled = RunEvent::new("stalled", "stalled for 60s: no consumer is running");
         assert_eq!(observe(held(false), 210), [stalled]);
         assert_eq!(observe(held(false), 300), []);
         assert_eq!(observe(feeding(3), 301), []);
@@ -247,11 +234,11 @@ mod tests {
             outage: Some("the database: gone".into()),
             ..feeding(3)
         };
-        let stalled = RunEvent::Stalled("the database: gone".into());
+        let stalled = RunEvent::new("stalled", "stalled for 60s: the database: gone");
         assert_eq!(observe(down, 421), [stalled]);
         assert_eq!(
             observe(observed(3, WorkerState::Watching), 422)[0],
-            RunEvent::Finished
+            RunEvent::finished()
         );
         assert_eq!(observe(observed(3, WorkerState::Watching), 900), []);
     }

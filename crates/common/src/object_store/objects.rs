@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::object_store::StoreError;
@@ -97,18 +96,6 @@ impl RemovalDeadline {
                     .into(),
         })
     }
-}
-
-#[async_trait]
-pub trait ObjectRemover: Send + Sync {
-    /// Deletes up to [`MAX_DELETE_OBJECTS`] objects, each only while it has its ETag. The outcomes are in
-    /// the order of the objects.
-    async fn delete_objects(
-        &self,
-        side: BucketSide,
-        objects: &[DeleteTarget],
-        deadline: RemovalDeadline,
-    ) -> Result<Vec<DeleteOutcome>, StoreError>;
 }
 
 impl PathRule {

@@ -48,15 +48,6 @@ pub(super) struct ObjectFacts {
     pub(super) is_streamed: bool,
 }
 
-pub(super) struct EstimateInput {
-    pub(super) counts: RowCounts,
-    pub(super) consumers: u32,
-    pub(super) concurrency: u32,
-    pub(super) objects: ObjectFacts,
-    /// Copies of one row that are tried: its image and its companions.
-    pub(super) copies_per_row: u32,
-}
-
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct MigrationEstimate {
     pub(super) rows: u64,
@@ -81,14 +72,17 @@ pub(super) struct MigrationEstimate {
 }
 
 impl MigrationEstimate {
+    /// `copies_per_row` are tried: its image and its companions.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    pub(super) fn from_input(basis: &EstimateInput) -> Self {
-        let EstimateInput {
-            counts, objects, ..
-        } = basis;
+    pub(super) fn new(
+        counts: &RowCounts,
+        objects: &ObjectFacts,
+        copies_per_row: u32,
+        (consumers, concurrency): (u32, u32),
+    ) -> Self {
         let rows = counts.in_scope as f64;
-        let copies = rows * f64::from(basis.copies_per_row);
-        let in_flight = basis.consumers.saturating_mul(basis.concurrency);
+        let copies = rows * f64::from(copies_per_row);
+        let in_flight = consumers.saturating_mul(concurrency);
         let copy = objects.copy_duration.unwrap_or(DEFAULT_COPY_DURATION);
         let by_consumers = f64::from(in_flight) / copy.as_secs_f64().max(0.001);
         let per_second = by_consumers.min(MAX_COPIES_PER_SECOND_PER_PREFIX);
@@ -98,7 +92,7 @@ impl MigrationEstimate {
             some => some.to_vec(),
         };
         let operations = copy_operations.len() as u64;
-        let requests_per_row = u64::from(basis.copies_per_row) * operations;
+        let requests_per_row = u64::from(copies_per_row) * operations;
         // A tenth of a send, of a receive and of a delete: ten messages to a batch.
         let queue_requests = counts.in_scope.saturating_mul(3).div_ceil(10);
         let mut dollars = copies * DOLLARS_PER_COPY;
@@ -112,7 +106,7 @@ impl MigrationEstimate {
         }
         Self {
             rows: counts.in_scope,
-            consumers: basis.consumers,
+            consumers,
             copies_in_flight: in_flight,
             copies_per_second: per_second,
             is_bound_by_prefix: by_consumers > MAX_COPIES_PER_SECOND_PER_PREFIX,
@@ -142,32 +136,29 @@ fn wal_bytes_per_row(counts: &RowCounts) -> f64 {
 mod tests {
     use super::*;
 
-    fn basis(rows: u64, consumers: u32) -> EstimateInput {
-        EstimateInput {
-            counts: RowCounts {
-                in_scope: rows,
-                moved: 0,
-                outside: 0,
-                sampled_percent: None,
-                average_path_bytes: 30,
-                average_row_bytes: 100,
-                indexes_to_write: 2,
-                table_bytes: 0,
-            },
-            consumers,
-            concurrency: 64,
-            objects: ObjectFacts {
-                average_bytes: Some(100_000),
-                copy_duration: Some(Duration::from_millis(64)),
-                ..ObjectFacts::default()
-            },
-            copies_per_row: 1,
-        }
+    /// Of a million rows.
+    fn estimate(copies_per_row: u32, consumers: u32) -> MigrationEstimate {
+        let counts = RowCounts {
+            in_scope: 1_000_000,
+            moved: 0,
+            outside: 0,
+            sampled_percent: None,
+            average_path_bytes: 30,
+            average_row_bytes: 100,
+            indexes_to_write: 2,
+            table_bytes: 0,
+        };
+        let objects = ObjectFacts {
+            average_bytes: Some(100_000),
+            copy_duration: Some(Duration::from_millis(64)),
+            ..ObjectFacts::default()
+        };
+        MigrationEstimate::new(&counts, &objects, copies_per_row, (consumers, 64))
     }
 
     #[test]
     fn a_million_images_cost_five_dollars_and_a_quarter_of_an_hour() {
-        let one = MigrationEstimate::from_input(&basis(1_000_000, 1));
+        let one = estimate(1, 1);
         assert!((one.dollars - 5.12).abs() < 1e-9, "{}", one.dollars);
         assert!((one.seconds - 1000.0).abs() < 1.0, "{}", one.seconds);
         assert_eq!(one.queue_requests, 300_000);
@@ -177,11 +168,7 @@ mod tests {
 
     #[test]
     fn companions_are_copies_too() {
-        let basis = EstimateInput {
-            copies_per_row: 3,
-            ..basis(1_000_000, 1)
-        };
-        let estimate = MigrationEstimate::from_input(&basis);
+        let estimate = estimate(3, 1);
         assert_eq!(estimate.copy_requests, 3_000_000);
         assert!((estimate.dollars - 15.12).abs() < 1e-9);
         assert!((estimate.seconds - 3000.0).abs() < 1.0);
@@ -189,7 +176,7 @@ mod tests {
 
     #[test]
     fn one_prefix_bounds_any_number_of_consumers() {
-        let many = MigrationEstimate::from_input(&basis(1_000_000, 100));
+        let many = estimate(1, 100);
         assert!(many.is_bound_by_prefix);
         assert!((many.seconds - 285.7).abs() < 0.1, "{}", many.seconds);
     }

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{CommandContext, CommonArgs};
 use super::page_pipeline::until_stopped;
 use check::PlanChecks;
-use estimate::{EstimateInput, MigrationEstimate, ObjectFacts};
+use estimate::{MigrationEstimate, ObjectFacts};
 use objects::SampledObjects;
 use rehearsal::Rehearsal;
 use routes::RoutedRows;
@@ -198,13 +198,13 @@ async fn build_plan(
         None => ObjectFacts::default(),
     };
     plan.estimate = plan.rows.map(|counts| {
-        MigrationEstimate::from_input(&EstimateInput {
-            counts,
-            consumers: spec.consumers,
-            concurrency: spec.concurrency,
-            objects,
-            copies_per_row: 1 + run.rule.companions().count(),
-        })
+        let copies = 1 + run.rule.companions().count();
+        MigrationEstimate::new(
+            &counts,
+            &objects,
+            copies,
+            (spec.consumers, spec.concurrency),
+        )
     });
     plan.failing = plan.checks.count_failing();
     Some(plan)

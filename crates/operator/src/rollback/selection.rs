@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::row_id::{IdColumnType, IdType};
 use bucket_brigade_common::settings::{Setting, SettingsError, SettingsProblems, setting};
@@ -103,25 +104,12 @@ fn parse_since(text: &str) -> Result<MoveSelection, String> {
 
 /// In UTC, or with the offset of a time zone.
 fn parse_time(text: &str) -> Option<SystemTime> {
-    let read = |text| humantime::parse_rfc3339_weak(text).ok();
-    let at = text.rfind(['+', '-'])?;
-    // After the last dash of a date come two colons.
-    let (hours, minutes) = match text[at + 1..].split_once(':') {
-        Some((hours, minutes)) if !minutes.contains(':') => (hours, minutes),
-        _ => return read(text),
-    };
-    let number = |digits: &str, most| {
-        let number = digits.parse().ok().filter(|_| digits.len() == 2);
-        number.filter(|number: &u64| *number < most)
-    };
-    let minutes = number(hours, 24)? * 60 + number(minutes, 60)?;
-    let (local, offset) = (&text[..at], Duration::from_mins(minutes));
-    let time = read(local).filter(|_| !local.ends_with('Z'))?;
-    if text[at..].starts_with('+') {
-        time.checked_sub(offset)
-    } else {
-        time.checked_add(offset)
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Some(time);
     }
+    let text = text.replacen(' ', "T", 1);
+    let time = DateTime::from_str(&text, DateTimeFormat::DateTimeWithOffset);
+    SystemTime::try_from(time.ok()?).ok()
 }
 
 #[cfg(test)]

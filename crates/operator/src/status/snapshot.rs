@@ -9,7 +9,7 @@ use sqlx::postgres::PgPool;
 
 use super::queries::{CodeCount, WorkerStatus, failure_counts, live_workers};
 use super::queue::QueueStatus;
-use super::state::{ReportedState, reported_state};
+use super::state::reported_state;
 use crate::runs::{RunSummary, run_summaries};
 
 /// Of failures, the most frequent.
@@ -100,7 +100,7 @@ impl StatusSnapshot {
         failures: Vec<CodeCount>,
         queue: QueueStatus,
     ) -> Self {
-        let ReportedState { word, reason } = reported_state(&run, &workers, &queue);
+        let (state, reason) = reported_state(&run, &workers, &queue);
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
         let moved = run.progress.moved as f64;
         let is_timed = run.elapsed_seconds > 0.0;
@@ -115,7 +115,7 @@ impl StatusSnapshot {
                 eta: run.eta.clone(),
             },
             rows: run.progress,
-            state: word,
+            state,
             reason,
             run,
             queue,

@@ -7,12 +7,6 @@ use super::queries::WorkerStatus;
 use super::queue::QueueStatus;
 use crate::runs::RunSummary;
 
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ReportedState {
-    pub(super) word: WorkerState,
-    pub(super) reason: String,
-}
-
 const READ_ONLY: &str = "the database takes no writes (transaction_read_only is on)";
 
 /// What weighs most comes first: what an operator did, what is broken, what slows the work down, and
@@ -21,11 +15,8 @@ pub(super) fn reported_state(
     run: &RunSummary,
     workers: &[WorkerStatus],
     queue: &QueueStatus,
-) -> ReportedState {
-    let is = |word, reason: &str| ReportedState {
-        word,
-        reason: reason.to_owned(),
-    };
+) -> (WorkerState, String) {
+    let is = |word, reason: &str| (word, reason.to_owned());
     let some = |state| workers.iter().find(|worker| worker.state == state);
     let count = |role: &str| workers.iter().filter(|worker| worker.role == role).count();
     if let Some(paused) = &run.paused {
@@ -94,18 +85,17 @@ pub(super) fn reported_state(
 }
 
 /// One that sends nothing for now; consumers may have gone meanwhile.
-fn resting_feeder(feeder: &WorkerStatus) -> Option<ReportedState> {
+fn resting_feeder(feeder: &WorkerStatus) -> Option<(WorkerState, String)> {
     let (word, reason) = match feeder.state {
         WorkerState::Watching => (WorkerState::NothingToDo, "the feeder watches for new rows"),
         WorkerState::Paused => (WorkerState::Paused, &*feeder.reason),
         _ => return None,
     };
-    let reason = reason.to_owned();
-    Some(ReportedState { word, reason })
+    Some((word, reason.to_owned()))
 }
 
-fn idle_state(run: &RunSummary, otherwise: &str) -> ReportedState {
-    let (word, reason) = match (&run.finished_at, run.progress.rows_left()) {
+fn idle_state(run: &RunSummary, otherwise: &str) -> (WorkerState, String) {
+    match (&run.finished_at, run.progress.rows_left()) {
         (Some(at), _) => (
             WorkerState::NothingToDo,
             format!("a sweep found nothing left at {at}"),
@@ -115,8 +105,7 @@ fn idle_state(run: &RunSummary, otherwise: &str) -> ReportedState {
             format!("{otherwise}, {} left", counted(left, "row is", "rows are")),
         ),
         (None, _) => (WorkerState::NothingToDo, otherwise.to_owned()),
-    };
-    ReportedState { word, reason }
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +151,7 @@ mod tests {
             visible: Some(visible),
             ..QueueStatus::default()
         };
-        let ReportedState { word, reason } = reported_state(run, workers, &queue);
+        let (word, reason) = reported_state(run, workers, &queue);
         format!("{word}: {reason}")
     }
 

@@ -11,7 +11,7 @@ use bucket_brigade_common::path_rule::MoveRoute;
 use tokio_util::sync::CancellationToken;
 
 use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
-use super::lister::{ListedPage, PageKeys};
+use super::lister::ListedPage;
 use super::queries::current_path;
 use super::verification::{Mismatch, VerificationFinding};
 use crate::moved_row::{MovedRow, recorded_companions};
@@ -67,7 +67,7 @@ struct CheckedObject<'a> {
 
 impl MoveChecker<'_> {
     /// What is to be looked at; nothing where all must be compared, since their dates are of two clocks.
-    pub(super) fn keys_of(&self, rows: &[MovedRow]) -> PageKeys {
+    pub(super) fn keys_of(&self, rows: &[MovedRow]) -> Vec<(BucketSide, String)> {
         let rule = self.ledger.rule();
         let rows = rows.iter().filter(|_| self.is_one_store);
         let routes = rows.flat_map(|row| {
@@ -190,11 +190,12 @@ impl MoveChecker<'_> {
         route: &MoveRoute,
         listed: &ListedPage,
     ) -> Option<VerificationFinding> {
-        let copy = listed.find(BucketSide::Destination, &route.destination_key)?;
+        let find = |side, key| listed[side as usize].get(key);
+        let copy = find(BucketSide::Destination, &route.destination_key)?;
         let source = if row.is_source_removed {
             SourceObject::Removed
         } else {
-            SourceObject::Present(listed.find(BucketSide::Source, &route.source_key)?.clone())
+            SourceObject::Present(find(BucketSide::Source, &route.source_key)?.clone())
         };
         let object = CheckedObject {
             row,

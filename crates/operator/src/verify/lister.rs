@@ -25,41 +25,8 @@ pub(super) struct ObjectLister<'a> {
     is_listed: [AtomicBool; 2],
 }
 
-/// The keys of a page that are to be looked at.
-#[derive(Debug, Default)]
-pub(super) struct PageKeys {
-    source: Vec<String>,
-    destination: Vec<String>,
-}
-
-impl FromIterator<(BucketSide, String)> for PageKeys {
-    fn from_iter<T: IntoIterator<Item = (BucketSide, String)>>(objects: T) -> Self {
-        let mut keys = Self::default();
-        for (side, key) in objects {
-            match side {
-                BucketSide::Source => keys.source.push(key),
-                BucketSide::Destination => keys.destination.push(key),
-            }
-        }
-        keys
-    }
-}
-
-/// What listings show of them.
-#[derive(Debug, Default)]
-pub(super) struct ListedPage {
-    source: HashMap<String, ObjectStat>,
-    destination: HashMap<String, ObjectStat>,
-}
-
-impl ListedPage {
-    pub(super) fn find(&self, side: BucketSide, key: &str) -> Option<&ObjectStat> {
-        match side {
-            BucketSide::Source => self.source.get(key),
-            BucketSide::Destination => self.destination.get(key),
-        }
-    }
-}
+/// What listings show of the objects of a page, by side.
+pub(super) type ListedPage = [HashMap<String, ObjectStat>; 2];
 
 impl<'a> ObjectLister<'a> {
     pub(super) fn new(store: &'a S3Store, slots: &'a RequestSlots, believes: bool) -> Self {
@@ -71,16 +38,15 @@ impl<'a> ObjectLister<'a> {
     }
 
     /// Lists as far as the keys stand close enough.
-    pub(super) async fn list(&self, keys: PageKeys) -> ListedPage {
-        let (source, destination) = join(
-            self.list_side(BucketSide::Source, keys.source),
-            self.list_side(BucketSide::Destination, keys.destination),
-        )
-        .await;
-        ListedPage {
-            source,
-            destination,
+    pub(super) async fn list(&self, objects: Vec<(BucketSide, String)>) -> ListedPage {
+        let mut keys = [Vec::new(), Vec::new()];
+        for (side, key) in objects {
+            keys[side as usize].push(key);
         }
+        let [source, destination] = keys;
+        let source = self.list_side(BucketSide::Source, source);
+        let destination = self.list_side(BucketSide::Destination, destination);
+        join(source, destination).await.into()
     }
 
     async fn list_side(

@@ -2,10 +2,11 @@
 
 use bucket_brigade_common::ledger::feed_source::FeedSource;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
+use bucket_brigade_common::object_store::objects::BucketSide;
 use tokio_util::sync::CancellationToken;
 
 use super::check::MoveChecker;
-use super::lister::{ListedPage, ObjectLister, PageKeys};
+use super::lister::{ListedPage, ObjectLister};
 use super::queries::{
     begin_table_phase, current_path, moves_to_verify, record_findings, record_table_page,
     rows_to_verify,
@@ -126,8 +127,8 @@ impl VerificationPass<'_> {
         self.slots.run_all(checks).await
     }
 
-    async fn list(&self, keys: PageKeys) -> anyhow::Result<ListedPage> {
-        let listed = async { anyhow::Ok(self.lister.list(keys).await) };
+    async fn list(&self, objects: Vec<(BucketSide, String)>) -> anyhow::Result<ListedPage> {
+        let listed = async { anyhow::Ok(self.lister.list(objects).await) };
         until_stopped(self.stop, listed).await
     }
 
@@ -195,7 +196,7 @@ impl VerificationPass<'_> {
         let Some((side, key)) = self.checker.ledger.rule().locate_object(path) else {
             return Ok(None);
         };
-        if listed.find(side, &key).is_some() {
+        if listed[side as usize].contains_key(&key) {
             return Ok(None);
         }
         match stat_object(self.checker.store, side, &key).await {

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 
-use async_trait::async_trait;
 use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 use futures::future::join_all;
@@ -16,7 +15,7 @@ use super::{S3Store, store_error};
 use crate::aws::{ErrorOrigin, RequestError};
 use crate::object_store::StoreError;
 use crate::object_store::objects::{
-    BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, ObjectRemover, RemovalDeadline,
+    BucketSide, BucketVersioning, DeleteOutcome, DeleteTarget, RemovalDeadline,
 };
 use crate::permissions::s3_arn;
 
@@ -26,9 +25,10 @@ const MAX_SINGLE_DELETES: usize = 32;
 /// Objects removed in one request before it is known that the store evaluates the ETags in it.
 const MAX_UNPROVEN_BATCH: usize = 10;
 
-#[async_trait]
-impl ObjectRemover for S3Store {
-    async fn delete_objects(
+impl S3Store {
+    /// Deletes up to [`MAX_DELETE_OBJECTS`](crate::object_store::objects::MAX_DELETE_OBJECTS) objects, each only while
+    /// it has its ETag. The outcomes are in the order of the objects.
+    pub async fn delete_objects(
         &self,
         side: BucketSide,
         objects: &[DeleteTarget],
@@ -52,9 +52,7 @@ impl ObjectRemover for S3Store {
         };
         Ok(objects.iter().map(outcome_of).collect())
     }
-}
 
-impl S3Store {
     /// Finds out how objects beside `key` can be removed, unless that is known: where it is forbidden, this says so
     /// before anything is asked to go.
     pub async fn prepare_deletes(&self, side: BucketSide, key: &str) -> Result<(), StoreError> {
