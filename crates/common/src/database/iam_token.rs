@@ -156,12 +156,4 @@ mod tests {
         let other = token("db user@x+y", Some("to/ken=+"));
         assert_eq!(parameters(&other), parameters(&wanted));
     }
-
-    #[test]
-    fn credentials_that_may_come_are_waited_for() {
-        let failed = CredentialsError::provider_error("STS: 503");
-        assert!(without_credentials(&failed).is_transient);
-        let missing = CredentialsError::not_loaded("no profile");
-        assert!(!without_credentials(&missing).is_transient);
-    }
 }

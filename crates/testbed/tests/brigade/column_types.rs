@@ -162,19 +162,6 @@ async fn whole_urls_map_to_bare_keys() {
 }
 
 #[tokio::test]
-async fn wildcards_in_the_prefix_are_characters() {
-    let rig = TestRig::new().await;
-    let id = rig.add_image("im_g%\\/a.png").await;
-    let other = rig.add_image("imagexyz/a.png").await;
-    let prefix = [("OLD_PREFIX", "im_g%\\/")];
-    let consumer = rig.spawn_consumer(&prefix);
-    assert_eq!(rig.run_program("feeder", &prefix).await.code, Some(0));
-    assert_eq!(rig.path_of(&id).await.unwrap(), "avatar/a.png");
-    assert_eq!(rig.path_of(&other).await.unwrap(), "imagexyz/a.png");
-    stop_consumer(consumer).await;
-}
-
-#[tokio::test]
 async fn an_id_column_named_path_is_an_id_all_the_same() {
     let mut rig =
         TestRig::without_table(CloudOptions::default(), CreateQueueOptions::default()).await;
