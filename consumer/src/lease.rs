@@ -309,22 +309,18 @@ impl Lease {
     /// Stops the renewals, waits for one that is under way, and hands out the receipt handle, unless
     /// the lease was lost: then another consumer has the message.
     pub async fn suspend(&self) -> Option<HeldLease> {
+        let table = &self.leases.0;
         loop {
-            let renewed = self.leases.0.renewed.notified();
-            if let Some(held) = self.take_unless_renewing()? {
-                return Some(held).filter(HeldLease::is_held);
+            let renewed = table.renewed.notified();
+            {
+                let held = &mut table.held.lock().by_number;
+                if !held.get(&self.number)?.is_renewing {
+                    let lease = held.remove(&self.number);
+                    return lease.filter(HeldLease::is_held);
+                }
             }
             renewed.await;
         }
-    }
-
-    /// None where it was lost; nothing in it while it is renewed.
-    fn take_unless_renewing(&self) -> Option<Option<HeldLease>> {
-        let mut held = self.leases.0.held.lock();
-        if held.by_number.get(&self.number)?.is_renewing {
-            return Some(None);
-        }
-        held.by_number.remove(&self.number).map(Some)
     }
 
     /// Waits until at least half of its time is left, or it is lost.

@@ -73,7 +73,7 @@ impl Pipeline {
             serve_runs(self.served, &dispatcher).await;
             is_run_gone.store(true, Ordering::Relaxed);
             context.stop.cancel();
-            pending().await
+            pending::<()>().await;
         };
         let drained = tokio::select! {
             biased;

@@ -61,7 +61,7 @@ async fn a_second_signal_ends_also_a_process_whose_log_is_not_read() {
     let rig = TestRig::new().await;
     let (reader, mut writer) = std::io::pipe().unwrap();
     let log = writer.try_clone().unwrap();
-    let filling = std::thread::spawn(move || writer.write_all(&[b'\n'; 1 << 20]));
+    let filling = std::thread::spawn(move || writer.write_all(&vec![b'\n'; 1 << 20]));
     let mut consumer = spawn_with_log(&rig, &[("RUST_LOG", "trace")], log.into());
     let pid = i32::try_from(consumer.id().unwrap()).unwrap();
     wait_until("a process that listens to signals", async || {
