@@ -70,6 +70,8 @@ const STUCK_CALLS: u32 = 3;
 #[derive(Debug, Default)]
 struct DependencyState {
     outage: Option<String>,
+    /// Whether a heartbeat says why there is no connection.
+    is_explained: bool,
     /// The calls for whose success the outage lasts.
     stuck_calls: BTreeSet<String>,
     last_success: Option<Instant>,
@@ -188,18 +190,19 @@ impl Health {
             Err(error) => {
                 health.set_missed_heartbeat(true);
                 if let StatementError::Unavailable(reason) = error
-                    && health.outage_is(database, NO_CONNECTION)
+                    && health.needs_explanation()
                 {
                     health.mark_down(database, reason);
+                    health.states.states.lock()[database as usize].is_explained = true;
                 }
             }
         }
     }
 
-    fn outage_is(&self, dependency: Dependency, reason: &str) -> bool {
-        let states = self.states(dependency).states.lock();
-        let outage = states[dependency as usize].outage.as_deref();
-        outage.is_some_and(|outage| outage.contains(reason))
+    fn needs_explanation(&self) -> bool {
+        let state = &self.states.states.lock()[Dependency::Database as usize];
+        let outage = state.outage.as_deref();
+        outage.is_some_and(|outage| state.is_explained || outage.contains(NO_CONNECTION))
     }
 
     fn set_missed_heartbeat(&self, is_missed: bool) {
@@ -250,8 +253,7 @@ impl Health {
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         let is_over = since.is_some_and(|since| state.last_success >= Some(since));
-        let is_explained =
-            state.missed_heartbeat && state.outage.is_some() && reason.contains(NO_CONNECTION);
+        let is_explained = state.is_explained && reason.contains(NO_CONNECTION);
         if is_over || is_explained {
             return;
         }
@@ -282,6 +284,7 @@ impl Health {
                 "{name} cannot be used: receiving stops until it can; what is in hand is kept"
             ),
         }
+        state.is_explained = false;
         if state.outage.replace(reason).is_none() {
             shared.changed.notify_waiters();
         }
@@ -302,6 +305,7 @@ impl Health {
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
         state.missed_heartbeat = false;
+        state.is_explained &= !state.stuck_calls.is_empty();
         if state.stuck_calls.is_empty() && state.outage.take().is_some() {
             let name = dependency.display_name();
             tracing::info!(

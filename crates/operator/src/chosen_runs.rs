@@ -30,6 +30,8 @@ pub(crate) struct ChosenRuns {
     pub(crate) operator: Operator,
     pub(crate) runs: Vec<i64>,
     pub(crate) is_all: bool,
+    /// Whether those after one that failed are left as they are.
+    pub(crate) ends_with_failure: bool,
     format: OutputFormat,
 }
 
@@ -56,6 +58,7 @@ impl RunControlArgs {
                 operator,
                 runs: vec![run.id],
                 is_all: false,
+                ends_with_failure: false,
                 format: context.format,
             });
         }
@@ -69,6 +72,7 @@ impl RunControlArgs {
             operator,
             runs: listed.iter().map(|run| run.id).collect(),
             is_all: true,
+            ends_with_failure: false,
             format: settings.format,
         })
     }
@@ -89,6 +93,9 @@ impl ChosenRuns {
         }
         let (mut runs, mut errors) = (Vec::new(), Vec::new());
         for run in self.runs.iter().copied() {
+            if self.ends_with_failure && !errors.is_empty() {
+                break;
+            }
             runs.push(match change(run).await {
                 Ok(changed) => RunOutcome::Changed(changed),
                 Err(error) => {
@@ -108,7 +115,7 @@ fn combine_errors(errors: Vec<(i64, anyhow::Error)>) -> Option<anyhow::Error> {
     let runs: Vec<String> = errors.iter().map(|(run, _)| run.to_string()).collect();
     let errors = errors.into_iter().map(|(_, error)| error);
     let worst = errors.max_by_key(exit_code)?;
-    Some(worst.context(format!("not done for run {}", runs.join(", "))))
+    Some(worst.context(format!("failed for run {}", runs.join(", "))))
 }
 
 impl<T: Display> Display for EachRun<T> {
@@ -121,7 +128,7 @@ impl<T: Display> Display for RunOutcome<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Changed(changed) => changed.fmt(f),
-            Self::Failed { run, error } => write!(f, "run {run}: not done: {}", printable(error)),
+            Self::Failed { run, error } => write!(f, "run {run}: failed: {}", printable(error)),
         }
     }
 }
@@ -138,11 +145,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_fails_for_one_run_is_done_for_the_others() {
-        let runs = ChosenRuns {
+        let mut runs = ChosenRuns {
             pool: create_pool(PgConnectOptions::new().into(), 1),
             operator: Operator::new("ana", None),
             runs: vec![1, 2, 3],
             is_all: true,
+            ends_with_failure: false,
             format: OutputFormat::Json,
         };
         let changed = RefCell::new(Vec::new());
@@ -161,7 +169,11 @@ mod tests {
         assert_eq!(*changed.borrow(), [1, 2, 3]);
         assert_eq!(exit_code(&error), exit::NO_PERMISSION);
         let text = error_chain(&*error);
-        assert!(text.starts_with("not done for run 1, 2: "), "{text}");
+        assert!(text.starts_with("failed for run 1, 2: "), "{text}");
+        runs.ends_with_failure = true;
+        changed.borrow_mut().clear();
+        assert!(runs.print_each(change).await.is_err());
+        assert_eq!(*changed.borrow(), [1]);
     }
 
     #[test]
@@ -172,7 +184,7 @@ mod tests {
         };
         let runs = vec![RunOutcome::Changed("run 1 is paused"), failed];
         let output = EachRun { runs };
-        let lines = "run 1 is paused\nrun 2: not done: timeout";
+        let lines = "run 1 is paused\nrun 2: failed: timeout";
         assert_eq!(output.to_string(), lines);
         let json = r#"{"runs":["run 1 is paused",{"run":2,"error":"timeout"}]}"#;
         assert_eq!(serde_json::to_string(&output).unwrap(), json);

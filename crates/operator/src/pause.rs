@@ -94,6 +94,8 @@ pub(super) async fn resume(args: RunControlArgs) -> anyhow::Result<u8> {
     let mut runs = Box::pin(args.choose(SettingsProblems::default())).await?;
     // Of two that have the same rows the newer one goes on.
     runs.runs.reverse();
+    // One that failed may be that newer one.
+    runs.ends_with_failure = true;
     let resume = async |run| {
         let refused = match ensure_no_rival(&runs.pool, run).await {
             Ok(()) => None,

@@ -155,6 +155,10 @@ fn where_no_connection_is_had_the_heartbeat_says_why() {
         let database = health.process.as_deref().unwrap_or(&health);
         let outage = database.outage().unwrap_or_default();
         assert!(outage.contains("too many connections for role"), "{outage}");
+        health.record_heartbeat(Err(&StatementError::Unavailable("starting up".into())));
+        fail(NO_CONNECTION);
+        let outage = database.outage().unwrap_or_default();
+        assert!(outage.contains("starting up"), "{outage}");
         health.record_heartbeat(Ok(()));
         fail("locked");
         let outage = health.outage().unwrap_or_default();

@@ -48,26 +48,28 @@ impl RunOptions {
         Ok(rule.with_encoding(encoding).with_companions(companions))
     }
 
-    /// For copies to where the images come from, in the order in which they are tried: class and keys are that bucket's
-    /// own, and it may take no ACL, or no encryption that is asked for.
+    /// For copies to where the images come from, in the order in which they are tried: class and encryption are that
+    /// bucket's own, unless its policy wants it asked for; and it may take no ACL.
     pub fn of_way_back(&self) -> Vec<Self> {
-        let given = Self {
+        let own = Self {
             copy_method: self.copy_method.clone().filter(|method| method != "server"),
-            sse: self.sse.clone().filter(|sse| sse == "AES256"),
+            sse: None,
             sse_kms_key_id: None,
             storage_class: None,
             ..self.clone()
         };
+        let encrypted = |options: &Self| Self {
+            sse: Some("AES256".into()),
+            ..options.clone()
+        };
         let without_acl = Self {
             copy_acl: None,
-            ..given.clone()
+            ..own.clone()
         };
-        let plain = Self {
-            sse: None,
-            ..without_acl.clone()
-        };
-        let mut tried = vec![given, without_acl, plain];
-        tried.dedup();
+        let mut tried = vec![own.clone(), encrypted(&own)];
+        if own != without_acl {
+            tried.extend([without_acl.clone(), encrypted(&without_acl)]);
+        }
         tried
     }
 
@@ -167,6 +169,32 @@ mod tests {
 
     fn map(text: &str) -> Map<String, Value> {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_comes_back_is_first_tried_as_its_bucket_has_it() {
+        let options = RunOptions {
+            copy_acl: Some("public-read".into()),
+            copy_method: Some("server".into()),
+            sse: Some("aws:kms".into()),
+            sse_kms_key_id: Some("key".into()),
+            ..RunOptions::default()
+        };
+        let ways = options.of_way_back();
+        let tried = ways
+            .iter()
+            .map(|way| (way.copy_acl.is_some(), way.sse.as_deref()));
+        let tried: Vec<_> = tried.collect();
+        let aes = Some("AES256");
+        assert_eq!(
+            tried,
+            [(true, None), (true, aes), (false, None), (false, aes)]
+        );
+        assert_eq!(RunOptions::default().of_way_back().len(), 2);
+        assert!(
+            ways.iter()
+                .all(|way| way.copy_method.is_none() && way.sse_kms_key_id.is_none())
+        );
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) struct OtherSpellings {
     /// Hashes of names in the first [`MAX_ROWS_OUTSIDE`] rows outside the rule: a collision keeps one object more.
     names: HashSet<u64>,
     /// Keys that rows under a prefix of the bucket may mean by another spelling, of every row whose path has a `+`, a `%`
-    /// or a query: as many as the table has rows.
+    /// or a query: a few for each row of the table, perhaps.
     keys: KeyFilter,
 }
 

@@ -41,7 +41,7 @@ impl<'a> ObjectRestorer<'a> {
         retry_object_request(async || Box::pin(store.copy_whole(&route)).await).await
     }
 
-    /// Before anything is removed: what could not be brought back must not go.
+    /// Before anything is removed: the bucket must take what is brought back.
     pub(super) async fn prepare(&self) -> Result<(), PreflightError> {
         self.store.get_or_try_init(|| self.open()).await.map(drop)
     }
@@ -51,14 +51,21 @@ impl<'a> ObjectRestorer<'a> {
         if self.removals.orphans {
             return retrying_store::open_for_copies(self.context, ledger).await;
         }
-        let mut refused = None;
-        for options in ledger.options().of_way_back() {
-            match self.open_reversed(&options).await {
-                Err(error) if !error.is_transient() => _ = refused.get_or_insert(error),
-                opened => return opened,
+        let ways = ledger.options().of_way_back();
+        let mut opened = self.open_reversed(&ways[0]).await;
+        for options in &ways[1..] {
+            match opened {
+                Err(error) if !error.is_transient() => {
+                    tracing::debug!(%error, "what comes back is tried in another way");
+                    opened = self.open_reversed(options).await;
+                }
+                _ => break,
+            }
+            if opened.is_ok() && options.copy_acl != ways[0].copy_acl {
+                tracing::warn!("what a row names again by then would come back without COPY_ACL");
             }
         }
-        Err(refused.unwrap_or_else(|| PreflightError::invalid("COPY_METHOD", "there is none")))
+        opened
     }
 
     async fn open_reversed(&self, options: &RunOptions) -> Result<S3Store, PreflightError> {

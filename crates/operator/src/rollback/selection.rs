@@ -109,7 +109,8 @@ fn parse_time(text: &str) -> Option<SystemTime> {
     }
     let text = text.replacen(' ', "T", 1);
     let time = DateTime::from_str(&text, DateTimeFormat::DateTimeWithOffset);
-    SystemTime::try_from(time.ok()?).ok()
+    let time = SystemTime::try_from(time.ok()?).ok();
+    time.filter(|time| *time >= SystemTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::PostgresLedger;
 use bucket_brigade_common::printable::{counted, printable};
 use serde::Serialize;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::queries::{SELECT_MISMATCHES, finish_verification};
@@ -87,8 +88,13 @@ pub(super) async fn finish_and_print(
     let (mut mismatched, mut unreadable) = (0, 0);
     loop {
         let page = pages.next(|one: &VerificationMismatch| &one.id);
-        let Some(page) = until_stopped(stop, page).await? else {
-            break;
+        let page = match until_stopped(stop, page).await {
+            Err(error) => {
+                list_writer.write_fields(&json!({ "run": ledger.run_id() }))?;
+                return Err(error.into());
+            }
+            Ok(Some(page)) => page,
+            Ok(None) => break,
         };
         for mismatch in page {
             mismatched += 1;
@@ -102,6 +108,7 @@ pub(super) async fn finish_and_print(
     }
     // Stopped before, the same command goes on here.
     let numbers = finish_verification(ledger).await?;
+    let is_closed = list_writer.is_closed();
     list_writer.write_summary(&VerificationSummary {
         run: ledger.run_id(),
         sample_percent: spec.sample_percent,
@@ -109,7 +116,7 @@ pub(super) async fn finish_and_print(
         mismatched,
         spec,
     })?;
-    if unreadable == mismatched && unreadable >= MANY_OBJECTS && numbers.intact == 0 {
+    if !is_closed && unreadable == mismatched && unreadable >= MANY_OBJECTS && numbers.intact == 0 {
         tracing::error!(
             "no object could be read: is it the store that responds? check AWS_ENDPOINT_URL_S3, the rights and the network, and use --anew"
         );
