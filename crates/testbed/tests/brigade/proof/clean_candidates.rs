@@ -19,7 +19,7 @@ async fn nothing_more_goes_once_the_table_is_another_one() {
     let slow = FaultEffect::Delay(Duration::from_millis(100));
     let slow = rig
         .cloud
-        .inject_fault(Fault::new("HeadObject", slow).caller("feeder"));
+        .inject_fault(Fault::new("HeadObject", slow).key_contains(".png"));
     let mut clean = rig.spawn("feeder", &[], &CLEAN);
     wait_until("the first page", async || slow.hits() > 0).await;
     rig.execute_sql(
