@@ -91,7 +91,7 @@ pub(super) async fn finish_and_print(
         let page = match until_stopped(stop, page).await {
             Err(error) => {
                 list_writer.write_fields(&json!({ "run": ledger.run_id() }))?;
-                return Err(error.into());
+                return Err(error);
             }
             Ok(Some(page)) => page,
             Ok(None) => break,
