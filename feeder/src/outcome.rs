@@ -125,7 +125,7 @@ impl FeedOutcome {
     fn next_step(&self) -> &'static str {
         match (self.progress.failed, self.unrecorded, self.is_canary) {
             (0, 0, false) => {
-                "stop the consumers (SIGTERM, Ctrl-C), then prove the moves with `feeder verify`"
+                "prove the moves with `feeder verify`; stop the consumers (SIGTERM, Ctrl-C) once `feeder clean` is done"
             }
             (0, 0, true) => {
                 "look at the rows that moved, then start the feeder without --limit and --sample"

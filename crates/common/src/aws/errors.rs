@@ -184,8 +184,8 @@ fn classify_origin<E: Error + 'static>(
 }
 
 /// Whether a proxy answers that knows no such address: that there is no such object it cannot say. Stores answer in
-/// XML, and name the request; R2 names Cloudflare's; what its HEAD has for a type is not documented, perhaps
-/// that which its workers give to text.
+/// XML, and name the request. R2 names Cloudflare's; its HEAD's type is not documented, and may be the one that
+/// workers give to text.
 pub(crate) fn is_proxy_page(response: &HttpResponse) -> bool {
     let headers = response.headers();
     let kind = headers.get("content-type").unwrap_or_default();
