@@ -101,7 +101,8 @@ pub struct Args {
     /// Remove copies that no row names, instead of sources
     #[arg(long)]
     orphans: bool,
-    /// So many rows are outside the path rule, and mean no object of the bucket: objects with such names are removed
+    /// At most so many rows are outside the path rule, and none means an object of the bucket: objects with such names are
+    /// removed, too
     #[arg(long, value_name = "ROWS")]
     rows_outside_the_rule: Option<u64>,
     /// The name of the bucket that objects are removed from; without it the command prints what would go

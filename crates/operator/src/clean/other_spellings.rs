@@ -107,16 +107,16 @@ impl OtherSpellings {
         }
     }
 
-    /// The operator knows of so many rows outside the rule, which mean no object here.
+    /// The operator knows of at most so many rows outside the rule, which mean no object here.
     pub(super) fn accept_rows_outside(&mut self, known: Option<u64>) -> Result<(), SettingsError> {
         let (rows, example) = (self.rows_outside.unwrap_or(0), self.examples.join("', '"));
         let outside = counted(rows, "row is", "rows are");
         let problem = match known {
-            Some(known) if known == rows => {
+            Some(known) if rows <= known => {
                 self.names.clear();
                 return Ok(());
             }
-            Some(_) => format!("{outside} outside the path rule ('{example}')"),
+            Some(_) => format!("{outside} outside the path rule ('{example}'), more than stated"),
             None if rows > MAX_ROWS_OUTSIDE => format!(
                 "{outside} outside the path rule ('{example}'), too many to keep what they may mean: if they mean no object of the bucket, say so by this number"
             ),

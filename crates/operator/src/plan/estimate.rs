@@ -142,6 +142,7 @@ mod tests {
             in_scope: 1_000_000,
             moved: 0,
             outside: 0,
+            without_path: 0,
             sampled_percent: None,
             average_path_bytes: 30,
             average_row_bytes: 100,

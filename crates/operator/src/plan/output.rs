@@ -51,17 +51,20 @@ impl fmt::Display for MigrationPlan {
 
 impl fmt::Display for RowCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let about = match self.sampled_percent {
-            None => String::new(),
-            Some(percent) => format!(", about: from {percent} % of the table"),
-        };
         write!(
             f,
-            "Rows: {} in scope, {} moved already, {} outside the rule{about}",
+            "Rows: {} in scope, {} moved already, {} outside the rule",
             HumanCount(self.in_scope),
             HumanCount(self.moved),
             HumanCount(self.outside)
-        )
+        )?;
+        if self.without_path > 0 {
+            write!(f, ", {} without a path", HumanCount(self.without_path))?;
+        }
+        match self.sampled_percent {
+            None => Ok(()),
+            Some(percent) => write!(f, ", about: from {percent} % of the table"),
+        }
     }
 }
 

@@ -116,6 +116,8 @@ pub(super) struct RowCounts {
     #[serde(rename = "moved_already")]
     pub(super) moved: u64,
     pub(super) outside: u64,
+    /// Null or empty.
+    pub(super) without_path: u64,
     /// The share of the table that was read for it, in per cent; none when all of it was counted.
     #[serde(rename = "estimated_from_percent")]
     pub(super) sampled_percent: Option<u32>,
@@ -184,6 +186,7 @@ impl ServerInfo {
 struct CountRow {
     in_scope: i64,
     moved: i64,
+    without_path: i64,
     total: i64,
     average_path_bytes: i32,
 }
@@ -256,13 +259,16 @@ impl TableInspector {
         let statement = format!(
             r#"SELECT count(*) FILTER (WHERE {in_scope}) AS in_scope,
                 count(*) FILTER (WHERE {path}::text COLLATE "C" LIKE $2 ESCAPE '\'
-                                   AND {path}::text COLLATE "C" NOT LIKE $1 ESCAPE '\') AS moved,
+                                   AND {path}::text COLLATE "C" NOT LIKE $1 ESCAPE '\'
+                                   AND {path}::text <> '') AS moved,
+                count(*) FILTER (WHERE coalesce({path}::text, '') = '') AS without_path,
                 count(*) AS total, coalesce(avg(octet_length({path}::text)), 0)::int AS average_path_bytes
            FROM {sql} t {sample}"#
         );
         let CountRow {
             in_scope,
             moved,
+            without_path,
             total,
             average_path_bytes,
         } = sqlx::query_as(AssertSqlSafe(statement))
@@ -276,7 +282,8 @@ impl TableInspector {
         Ok(RowCounts {
             in_scope: whole(in_scope),
             moved: whole(moved),
-            outside: whole(total - in_scope - moved),
+            outside: whole(total - in_scope - moved - without_path),
+            without_path: whole(without_path),
             sampled_percent: percent.map(|percent| percent.round().max(1.0) as u32),
             average_path_bytes: u32::try_from(average_path_bytes).unwrap_or(0),
             average_row_bytes: u32::try_from(row).unwrap_or(u32::MAX),

@@ -12,6 +12,7 @@ async fn a_plan_changes_nothing_and_estimates_the_run() {
     rig.add_images(30).await;
     rig.add_row("avatar/moved.png").await;
     rig.add_row("elsewhere/x.png").await;
+    rig.add_row("").await;
     let result = rig.run_feeder(&["plan"]).await;
     assert_eq!(result.code, 0, "{}\n{}", result.output, result.log);
     assert!(result.log.contains("one probe object of"), "{}", result.log);
@@ -20,6 +21,7 @@ async fn a_plan_changes_nothing_and_estimates_the_run() {
     assert_eq!(plan["rows"]["in_scope"], 30);
     assert_eq!(plan["rows"]["moved_already"], 1);
     assert_eq!(plan["rows"]["outside"], 1);
+    assert_eq!(plan["rows"]["without_path"], 1);
     assert_eq!(plan["samples"].as_array().unwrap().len(), 5);
     assert_eq!(plan["estimate"]["copy_requests"], 30);
     assert_eq!(

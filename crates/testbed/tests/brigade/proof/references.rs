@@ -49,7 +49,11 @@ async fn what_a_row_may_mean_by_another_spelling_stays() {
 async fn the_number_of_rows_outside_the_rule_lets_go_what_bears_their_names() {
     let rig = TestRig::new().await;
     rig.add_moved_images(2).await;
-    for path in ["https://elsewhere.example/0.png", "image/1.png?v=2"] {
+    let paths = [
+        "https://elsewhere.example/0.png",
+        "https://elsewhere.example/7.png",
+    ];
+    for path in [&paths[..], &["image/1.png?v=2"]].concat() {
         rig.add_row(path).await;
     }
     assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
@@ -57,14 +61,15 @@ async fn the_number_of_rows_outside_the_rule_lets_go_what_bears_their_names() {
         let arguments = [&CLEAN[..], &["--rows-outside-the-rule", rows]].concat();
         rig.run_command(&arguments).await
     };
-    let refused = of("2").await;
+    let refused = of("1").await;
     assert_eq!(refused.code, Some(64), "{}", refused.log);
     assert!(
-        refused.log.contains("1 row is outside the path rule"),
+        refused.log.contains("2 rows are outside the path rule"),
         "{}",
         refused.log
     );
-    let ended = of("1").await;
+    // The application may have corrected one since they were counted.
+    let ended = of("3").await;
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert!(!rig.object_exists("images-old", "image/0.png").await);
     assert!(rig.object_exists("images-old", "image/1.png").await);
