@@ -286,12 +286,11 @@ impl MoveProtocol {
     fn after_compare(&mut self, found: DestinationState) -> Action {
         if let Phase::FindingOrphan(row) = &self.phase {
             let orphan = match found {
-                // Its row is fed again, and may need it.
-                DestinationState::WithoutSource(_) if *row == RowState::Fenced => None,
-                DestinationState::Same(copy) | DestinationState::WithoutSource(copy) => {
-                    self.orphaned_copy(&copy)
-                }
-                DestinationState::Empty | DestinationState::Different(_) => None,
+                DestinationState::Same(copy) => self.orphaned_copy(&copy),
+                // Without a source nothing shows whose it is, and there may be no other bytes of it.
+                DestinationState::WithoutSource(_)
+                | DestinationState::Empty
+                | DestinationState::Different(_) => None,
             };
             return self.record_settlement(row.clone(), orphan);
         }

@@ -49,12 +49,18 @@ async fn wait_for_feeder_lock(ledger: &PostgresLedger) -> Result<AdvisoryLock, L
 pub async fn take_feeder_lock(ledger: &PostgresLedger) -> Result<(AdvisoryLock, i64), LedgerError> {
     loop {
         let mut lock = wait_for_feeder_lock(ledger).await?;
+        // First: a clean that marks an image later raises it, and what is sent under this one is then not carried out.
+        let fence = lock.read_fence().await;
         retry_transient(async || ledger.wait_for_writers().await).await?;
         retry_transient(async || ledger.ensure_no_copy_in_removal().await).await?;
-        if let Some(fence) = lock.read_fence().await {
+        if let Some(fence) = fence
+            && lock.read_fence().await == Some(fence)
+        {
             return Ok((lock, fence));
         }
-        tracing::warn!("the connection that held the feeder's lock was lost: taking it anew");
+        tracing::warn!(
+            "the connection that held the feeder's lock was lost, or a clean began: taking it anew"
+        );
         sleep(LOCK_WAIT_INTERVAL).await;
     }
 }

@@ -218,14 +218,14 @@ mod tests {
             rate: Some(10.0),
             ..FleetLimits::default()
         };
-        throttle.set_limits(limited.clone(), None);
+        throttle.set_limits(limited.clone());
         let at_limit = "feeding at the rate limit:  (feeding at the rate limit)";
         assert_eq!(state(), at_limit);
         let paused = FleetLimits {
             paused: Some("by ana".into()),
             ..limited
         };
-        throttle.set_limits(paused, None);
+        throttle.set_limits(paused);
         assert_eq!(state(), "paused: by ana (paused by ana)");
     }
 }

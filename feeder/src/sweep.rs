@@ -83,7 +83,7 @@ impl TableSweep<'_> {
         let first = position.cursor.as_ref().or(self.start.as_ref());
         let mut page = cursor.read_page(first).await?;
         let (mut sent, mut advanced): (Option<ConfirmedRows>, _) = (None, Instant::now());
-        let mut pages = 0;
+        let (mut pages, mut own) = (0, 0);
         while left != Some(0) {
             self.wait_while_held().await?;
             let part = self.select_canary_rows(page, left);
@@ -100,6 +100,7 @@ impl TableSweep<'_> {
             let beside = cursor.advance_and_read_next(due, &last);
             let (fed, next) = try_join(self.send_page(part), beside).await?;
             sent = Some((last, fed));
+            own += fed as u64;
             page = next;
             pages += 1;
         }
@@ -107,7 +108,8 @@ impl TableSweep<'_> {
             cursor.advance_past(sent).await?;
         }
         Ok(SweepSummary {
-            fed: cursor.read_position().await?.sweep_fed,
+            // Its own count, too: a feeder that has lost its lock may begin a sweep in the ledger.
+            fed: cursor.read_position().await?.sweep_fed.max(own),
             unrecorded: self.sender.unrecorded.into_inner(),
             pages,
             last_id: sent.map(|(last, _)| last),

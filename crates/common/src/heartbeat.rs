@@ -1,6 +1,7 @@
 //! Once a second each process reports its state, and learns its limits. While the database does not
 //! respond, the last limits stand.
 
+use std::mem;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -22,16 +23,24 @@ pub async fn send_heartbeats(
 ) {
     let mut ticks = interval(HEARTBEAT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_lag_known = true;
     loop {
         ticks.tick().await;
         let sent = control.heartbeat(&current()).await;
         report(sent.as_ref().map(drop));
-        let applied = match sent {
-            Ok(limits) => set_limits(control, throttle, limits).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = applied {
-            tracing::debug!(%error, "no heartbeat could be sent");
+        match sent {
+            Ok(limits) => {
+                let lag = set_limits(control, throttle, limits).await;
+                let was_known = mem::replace(&mut is_lag_known, lag.is_ok());
+                if let Err(error) = lag
+                    && was_known
+                {
+                    tracing::warn!(
+                        "the replicas' lag cannot be read, the last one stands: {error}"
+                    );
+                }
+            }
+            Err(error) => tracing::debug!(%error, "no heartbeat could be sent"),
         }
         if throttle.is_run_gone() {
             return;
@@ -68,17 +77,16 @@ async fn send_heartbeat(
     set_limits(control, throttle, limits).await
 }
 
+/// The limits hold whether the lag can be read or not.
 async fn set_limits(
     control: &dyn FleetControl,
     throttle: &Throttle,
     limits: FleetLimits,
 ) -> Result<(), StatementError> {
-    let lag = if throttle.watches_replicas() {
-        control.replica_lag().await?
-    } else {
-        None
-    };
-    throttle.set_limits(limits, lag);
+    throttle.set_limits(limits);
+    if throttle.watches_replicas() {
+        throttle.set_replica_lag(control.replica_lag().await?);
+    }
     Ok(())
 }
 
@@ -100,6 +108,7 @@ mod tests {
     struct FakeControl {
         limits: Mutex<FleetLimits>,
         lag: Option<Duration>,
+        hides_lag: bool,
         failures_left: AtomicU32,
         heartbeats: AtomicU32,
     }
@@ -122,6 +131,9 @@ mod tests {
         }
 
         async fn replica_lag(&self) -> Result<Option<Duration>, StatementError> {
+            if self.hides_lag {
+                return Err(StatementError::Unavailable("permission denied".into()));
+            }
             Ok(self.lag)
         }
     }
@@ -158,6 +170,32 @@ mod tests {
             () = operator => {}
         }
         assert!((60..70).contains(&control.heartbeats.load(Ordering::Relaxed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_is_heard_where_the_replicas_lag_cannot_be_read() {
+        let control = FakeControl {
+            hides_lag: true,
+            ..FakeControl::default()
+        };
+        let throttle = Throttle::for_rows(DatabaseLimits {
+            replica_lag: Some(Duration::from_secs(5)),
+            ..DatabaseLimits::default()
+        });
+        throttle.set_replica_lag(Some(Duration::from_secs(6)));
+        let behind = throttle.held();
+        let operator = async {
+            sleep(Duration::from_millis(1_500)).await;
+            assert_eq!(throttle.held(), behind, "the last one stands");
+            pause(&control);
+            sleep(Duration::from_secs(1)).await;
+            let paused = Some(ThrottleReason::Paused("by ana".into()));
+            assert_eq!(throttle.held(), paused);
+        };
+        tokio::select! {
+            () = send_heartbeats(&control, &throttle, starting, |_| {}) => {}
+            () = operator => {}
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,7 +70,7 @@ impl<'a> CommandThrottle<'a> {
         };
         let first = Heartbeat::starting(WorkerRole::Command(name));
         let limits = retry_statement(async || command.heartbeat(&first).await).await?;
-        command.throttle.set_limits(limits, None);
+        command.throttle.set_limits(limits);
         Ok(command)
     }
 

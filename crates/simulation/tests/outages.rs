@@ -408,10 +408,10 @@ async fn pause_while_draining(log: LogBuffer) {
             paused: Some("by ana".into()),
             ..FleetLimits::default()
         };
-        throttle.set_limits(paused, None);
+        throttle.set_limits(paused);
         sleep(OUTAGE_DURATION).await;
         assert!(!log.text().contains("wait in the queue"), "{}", log.text());
-        throttle.set_limits(FleetLimits::default(), None);
+        throttle.set_limits(FleetLimits::default());
         sleep(OUTAGE_DURATION).await;
         assert!(log.text().contains("wait in the queue"), "{}", log.text());
         stop.cancel();

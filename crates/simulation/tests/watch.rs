@@ -100,7 +100,7 @@ async fn empty_pages_obey_limits_and_holds() {
         rate: Some(100.0),
         ..FleetLimits::default()
     };
-    throttle.set_limits(limits.clone(), None);
+    throttle.set_limits(limits.clone());
     let stop = feed.stop.clone();
     let pages = || reader.pages.load(Ordering::Relaxed);
     let scene = async {
@@ -120,7 +120,8 @@ async fn empty_pages_obey_limits_and_holds() {
             (&limits, minute, None),
             (&limits, None, Some("outside FEED_WINDOW".to_owned())),
         ] {
-            throttle.set_limits(limits.clone(), lag);
+            throttle.set_limits(limits.clone());
+            throttle.set_replica_lag(lag);
             throttle.set_hold(hold);
             // The page that was under way.
             sleep(Duration::from_secs(1)).await;

@@ -176,13 +176,19 @@ impl Throttle {
     }
 
     /// What the fleet may do, and how far the slowest replica is behind: once a second.
-    pub fn set_limits(&self, limits: FleetLimits, lag: Option<Duration>) {
+    pub fn set_limits(&self, limits: FleetLimits) {
         let mut state = self.state.lock();
-        state.set_limits(limits, lag, Instant::now());
+        state.set_limits(limits, Instant::now());
         let is_excluded = state.is_excluded();
         drop(state);
         self.notify_gates();
         self.is_excluded.send_replace(is_excluded);
+    }
+
+    /// Of the replica that is furthest behind.
+    pub fn set_replica_lag(&self, lag: Option<Duration>) {
+        self.state.lock().set_replica_lag(lag);
+        self.notify_gates();
     }
 
     /// Whether the ledger has the run no more.

@@ -78,18 +78,21 @@ impl ThrottleState {
         }
     }
 
-    pub(super) fn set_limits(&mut self, limits: FleetLimits, lag: Option<Duration>, now: Instant) {
-        let lagged = self.replica_lag();
+    pub(super) fn set_limits(&mut self, limits: FleetLimits, now: Instant) {
         self.limits = limits;
+        if let Some(copies) = &mut self.copies {
+            self.commits.recover(copies.max, now);
+            copies.ranges.merge(now);
+        }
+    }
+
+    pub(super) fn set_replica_lag(&mut self, lag: Option<Duration>) {
+        let lagged = self.replica_lag();
         self.lag = lag;
         match (lagged, self.replica_lag()) {
             (None, Some(reason)) => tracing::warn!("{reason}: nothing new is started"),
             (Some(_), None) => tracing::info!("replicas have caught up: going on"),
             _ => {}
-        }
-        if let Some(copies) = &mut self.copies {
-            self.commits.recover(copies.max, now);
-            copies.ranges.merge(now);
         }
     }
 

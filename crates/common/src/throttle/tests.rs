@@ -49,12 +49,12 @@ async fn may_start(throttle: &Throttle) -> bool {
 async fn a_pause_holds_what_has_not_begun() {
     let throttle = unlimited(4);
     assert!(may_start(&throttle).await);
-    throttle.set_limits(paused(), None);
+    throttle.set_limits(paused());
     assert!(!may_start(&throttle).await);
     assert_eq!((throttle.max_in_hand(), throttle.concurrency()), (0, 0));
     let reason = ThrottleReason::Paused("paused by ana".into());
     assert_eq!(throttle.reasons(), [reason]);
-    throttle.set_limits(FleetLimits::default(), None);
+    throttle.set_limits(FleetLimits::default());
     sleep(Duration::from_millis(200)).await;
     assert!(may_start(&throttle).await);
     assert_eq!(throttle.reasons(), []);
@@ -63,28 +63,28 @@ async fn a_pause_holds_what_has_not_begun() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_learns_of_the_end_of_a_pause() {
     let throttle = Arc::new(unlimited(4));
-    throttle.set_limits(paused(), None);
+    throttle.set_limits(paused());
     let waiting = {
         let throttle = Arc::clone(&throttle);
         tokio::spawn(async move { drop(start_image(&throttle).await) })
     };
     advance(Duration::from_hours(1)).await;
     assert!(!waiting.is_finished());
-    throttle.set_limits(FleetLimits::default(), None);
+    throttle.set_limits(FleetLimits::default());
     waiting.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn copies_in_flight_are_bounded_by_the_share() {
     let throttle = unlimited(64);
-    throttle.set_limits(limited(Some(2), None), None);
+    throttle.set_limits(limited(Some(2), None));
     let (first, second) = (start_image(&throttle).await, start_image(&throttle).await);
     sleep(Duration::from_secs(1)).await;
     assert!(!may_start(&throttle).await);
     drop(first);
     assert!(may_start(&throttle).await);
     drop(second);
-    throttle.set_limits(limited(Some(0), None), None);
+    throttle.set_limits(limited(Some(0), None));
     assert_eq!(throttle.max_in_hand(), 0);
 }
 
@@ -94,16 +94,13 @@ async fn a_process_without_a_share_gives_back_what_it_has_unless_all_are_paused(
     let is_excluded = async || timeout(Duration::ZERO, throttle.excluded()).await.is_ok();
     assert!(!is_excluded().await);
     let none = limited(Some(0), None);
-    throttle.set_limits(none.clone(), None);
+    throttle.set_limits(none.clone());
     assert!(is_excluded().await);
     let paused = FleetLimits { ..paused() };
-    throttle.set_limits(
-        FleetLimits {
-            concurrency: none.concurrency,
-            ..paused
-        },
-        None,
-    );
+    throttle.set_limits(FleetLimits {
+        concurrency: none.concurrency,
+        ..paused
+    });
     assert!(!is_excluded().await);
 }
 
@@ -119,16 +116,16 @@ async fn unbounded_by_store(max: usize) -> Throttle {
 #[tokio::test(start_paused = true)]
 async fn the_rate_is_kept_and_a_faster_one_takes_effect_at_once() {
     let throttle = unbounded_by_store(64).await;
-    throttle.set_limits(limited(None, Some(100.0)), None);
+    throttle.set_limits(limited(None, Some(100.0)));
     let began = Instant::now();
     for _ in 0..201 {
         start_image(&throttle).await.served();
     }
     let took = began.elapsed().as_secs_f64();
     assert!((1.9..2.1).contains(&took), "{took}");
-    throttle.set_limits(limited(None, Some(0.001)), None);
+    throttle.set_limits(limited(None, Some(0.001)));
     start_image(&throttle).await.served();
-    throttle.set_limits(limited(None, Some(100.0)), None);
+    throttle.set_limits(limited(None, Some(100.0)));
     let soon = timeout(Duration::from_millis(20), start_image(&throttle));
     assert!(soon.await.is_ok());
     let words = throttle.reasons()[0].to_string();
@@ -154,7 +151,7 @@ async fn slow_commits_slow_the_copies_and_fast_ones_let_them_grow_again() {
     while !throttle.reasons().is_empty() {
         advance(Duration::from_secs(1)).await;
         throttle.commit_took(Duration::from_millis(20));
-        throttle.set_limits(FleetLimits::default(), None);
+        throttle.set_limits(FleetLimits::default());
         seconds += 1;
         assert!(seconds < 60);
     }
@@ -173,10 +170,10 @@ async fn nothing_starts_for_a_moment_after_a_slow_commit() {
 #[tokio::test(start_paused = true)]
 async fn a_lagging_replica_stops_the_copies_until_it_has_caught_up() {
     let throttle = Throttle::for_copies(64, slow_above(100));
-    throttle.set_limits(FleetLimits::default(), Some(Duration::from_secs(6)));
+    throttle.set_replica_lag(Some(Duration::from_secs(6)));
     assert!(!may_start(&throttle).await);
     assert_eq!(throttle.max_in_hand(), 0);
-    throttle.set_limits(FleetLimits::default(), Some(Duration::from_secs(1)));
+    throttle.set_replica_lag(Some(Duration::from_secs(1)));
     assert!(may_start(&throttle).await);
 }
 
@@ -192,10 +189,10 @@ async fn rows_rest_after_a_slow_commit_and_wait_for_a_lagging_replica() {
     assert_eq!(reason.to_string(), words);
     advance(Duration::from_millis(601)).await;
     assert_eq!(throttle.held(), None);
-    throttle.set_limits(FleetLimits::default(), Some(Duration::from_secs(6)));
+    throttle.set_replica_lag(Some(Duration::from_secs(6)));
     let words = "a replica is 6.0 s behind, MAX_REPLICA_LAG is 5s";
     assert_eq!(throttle.held().unwrap().to_string(), words);
-    throttle.set_limits(FleetLimits::default(), None);
+    throttle.set_replica_lag(None);
     assert_eq!(throttle.held(), None);
 }
 
@@ -203,7 +200,8 @@ async fn rows_rest_after_a_slow_commit_and_wait_for_a_lagging_replica() {
 async fn an_operators_pause_is_the_first_reason() {
     let throttle = Throttle::for_rows(slow_above(100));
     throttle.commit_took(Duration::from_millis(300));
-    throttle.set_limits(paused(), Some(Duration::from_secs(6)));
+    throttle.set_limits(paused());
+    throttle.set_replica_lag(Some(Duration::from_secs(6)));
     let first = throttle.held();
     assert_eq!(first, Some(ThrottleReason::Paused("paused by ana".into())));
     assert_eq!(throttle.reasons().len(), 3);
@@ -217,7 +215,7 @@ async fn rows_go_at_the_fleets_rate_in_bursts_whatever_its_consumers() {
         other_consumers: 3,
         ..limited(None, Some(1000.0))
     };
-    throttle.set_limits(limits, None);
+    throttle.set_limits(limits);
     let (began, mut rows) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(10) {
         let burst = throttle.acquire_rows(5000).await;
@@ -232,7 +230,7 @@ async fn rows_go_at_the_fleets_rate_in_bursts_whatever_its_consumers() {
 #[tokio::test(start_paused = true)]
 async fn rows_that_wait_for_a_slow_rate_learn_of_each_change_at_once() {
     let throttle = Arc::new(Throttle::for_rows(DatabaseLimits::default()));
-    throttle.set_limits(limited(None, Some(0.01)), None);
+    throttle.set_limits(limited(None, Some(0.01)));
     while timeout(Duration::from_secs(1), throttle.acquire_rows(10))
         .await
         .is_ok()
@@ -242,10 +240,10 @@ async fn rows_that_wait_for_a_slow_rate_learn_of_each_change_at_once() {
         tokio::spawn(async move { throttle.acquire_rows(10).await })
     };
     sleep(Duration::from_secs(1)).await;
-    throttle.set_limits(paused(), None);
+    throttle.set_limits(paused());
     sleep(Duration::from_hours(10)).await;
     assert!(!waiting.is_finished());
-    throttle.set_limits(limited(None, Some(1000.0)), None);
+    throttle.set_limits(limited(None, Some(1000.0)));
     let soon = timeout(Duration::from_millis(100), waiting).await;
     assert_eq!(soon.unwrap().unwrap(), 10);
 }
@@ -344,10 +342,10 @@ async fn nothing_starts_within_a_second_of_a_pause_however_slow_the_store() {
         sleep(Duration::from_millis(61_700)).await;
         assert!(process.throttle.store_limit().is_some());
         let now = Instant::now();
-        process.throttle.set_limits(limits, None);
+        process.throttle.set_limits(limits);
         sleep(Duration::from_mins(1)).await;
         assert!(process.started_since(now) <= first);
-        process.throttle.set_limits(FleetLimits::default(), None);
+        process.throttle.set_limits(FleetLimits::default());
         sleep(Duration::from_secs(10)).await;
         assert!(process.started_since(now) > 1);
     }
@@ -359,7 +357,7 @@ async fn a_pause_reaches_what_waits_at_a_cold_start() {
     let process = BusyProcess::start(1e9, Duration::ZERO);
     sleep(Duration::from_millis(300)).await;
     assert!(process.started_since(Instant::now() - Duration::from_secs(1)) < 10);
-    process.throttle.set_limits(paused(), None);
+    process.throttle.set_limits(paused());
     let now = Instant::now();
     sleep(Duration::from_mins(1)).await;
     assert_eq!(process.started_since(now), 0);

@@ -121,6 +121,7 @@ impl ObjectCleaner<'_> {
         let mut candidates = self.retain_unreferenced(page, outcomes).await?;
         candidates.extend(cut_off);
         let (removable, gone) = self.classify_all(candidates, outcomes).await?;
+        let removable = self.retain_replaceable(removable, outcomes).await?;
         Ok((self.retain_cut_off(removable, outcomes).await?, gone))
     }
 

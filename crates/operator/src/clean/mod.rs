@@ -32,6 +32,7 @@ mod count;
 mod encoded_paths;
 mod key_filter;
 mod known_tables;
+mod last_bytes;
 mod missing_indexes;
 mod other_spellings;
 mod output;

@@ -210,7 +210,9 @@ impl RollbackRun<'_> {
         for tries in 1..=MAX_ATTEMPTS {
             let (back, rest) = self.undo_batch(undos, claims).await?;
             undone.extend(back);
-            undos = self.skip_changed(rest).await?;
+            let (late, rest) = self.skip_changed(rest).await?;
+            undone.extend(late);
+            undos = rest;
             let holds = async || holds_locks(self.ledger, claims).await;
             if undos.is_empty() || !retry_statement(holds).await? {
                 return Ok((undone, undos));
@@ -244,7 +246,8 @@ impl RollbackRun<'_> {
                     rest.extend(others);
                 }
                 Err(error @ StatementError::Unavailable(_)) => {
-                    let (back, others) = self.find_undone(batch, &error).await?;
+                    tracing::info!("looking what became of {} rows: {error}", batch.len());
+                    let (back, others) = self.find_undone(batch).await?;
                     undone.extend(back);
                     if !others.is_empty() {
                         self.wait_for_database(delays.next(), error).await?;
@@ -276,9 +279,7 @@ impl RollbackRun<'_> {
     async fn find_undone(
         &self,
         batch: Vec<UndoTarget>,
-        error: &StatementError,
     ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
-        tracing::info!("looking what became of {} rows: {error}", batch.len());
         let ids = retry_statement(async || undone_by_us(self.ledger, &batch).await).await?;
         Ok(split_by_id(batch, &ids))
     }
@@ -296,16 +297,27 @@ impl RollbackRun<'_> {
         Ok(ensure_not_stopped(self.stop)?)
     }
 
-    /// Of rows that were not set back, those that still could be. The others have changed meanwhile.
-    async fn skip_changed(&self, mut rest: Vec<UndoTarget>) -> anyhow::Result<Vec<UndoTarget>> {
+    /// Of rows that were not set back, those that a statement without a response did set back after all, and those that
+    /// still could be. The others have changed meanwhile.
+    async fn skip_changed(
+        &self,
+        mut rest: Vec<UndoTarget>,
+    ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
         if rest.is_empty() {
-            return Ok(rest);
+            return Ok((Vec::new(), rest));
         }
         let id_of = |undo: &UndoTarget| RowId::from_database(undo.row.id.clone());
         let ids: Vec<RowId> = rest.iter().map(id_of).collect();
         let now = retry_statement(async || self.ledger.read_rows(&ids).await).await?;
         let path = |undo: &UndoTarget| now.get(&id_of(undo)).map(|row| &row.path);
-        for undo in &rest {
+        let is_back = |undo: &mut UndoTarget| path(undo) == Some(&undo.row.old_path);
+        let back: Vec<_> = rest.extract_if(.., is_back).collect();
+        let (late, others) = if back.is_empty() {
+            (back, Vec::new())
+        } else {
+            self.find_undone(back).await?
+        };
+        for undo in others.iter().chain(&rest) {
             match path(undo) {
                 None => self.skip(undo, SkipReason::Deleted, None),
                 Some(path) if *path == undo.row.new_path => {}
@@ -313,7 +325,7 @@ impl RollbackRun<'_> {
             }
         }
         rest.retain(|undo| path(undo) == Some(&undo.row.new_path));
-        Ok(rest)
+        Ok((late, rest))
     }
 
     /// Each with whether the application replaced its image while the row was set back. What the store does not say

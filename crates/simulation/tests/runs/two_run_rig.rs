@@ -174,7 +174,7 @@ impl RunLoader for Loader {
         };
         let heartbeat = Heartbeat::starting(WorkerRole::Consumer);
         let limits = operator.heartbeat(&heartbeat).await.unwrap();
-        parts.throttle.set_limits(limits, None);
+        parts.throttle.set_limits(limits);
         Ok(Some(Box::new(parts)))
     }
 

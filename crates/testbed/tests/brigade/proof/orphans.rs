@@ -68,6 +68,24 @@ async fn only_our_own_copies_that_no_row_names_are_deleted() {
     );
 }
 
+/// A row that the application saved whole, with its old path, after its source was cleaned.
+#[tokio::test]
+async fn the_last_bytes_of_a_row_that_was_set_back_stay() {
+    let rig = TestRig::new().await;
+    orphans(&rig, 2).await;
+    for number in 0..2 {
+        let source = format!("image/{number}.png");
+        rig.delete_object("images-old", &source).await;
+    }
+    rig.add_row("image/0.png").await;
+    let ended = rig.run_feeder(&CLEAN).await;
+    assert_eq!(ended.code, 2, "{}", ended.log);
+    let reason = "avatar/0.png: a row names its source, which is gone";
+    assert!(ended.output.contains(reason), "{}", ended.output);
+    assert!(rig.object_exists("images-new", "avatar/0.png").await);
+    assert!(!rig.object_exists("images-new", "avatar/1.png").await);
+}
+
 #[tokio::test]
 async fn an_orphan_replaced_in_that_very_moment_stays() {
     let rig = TestRig::new().await;
