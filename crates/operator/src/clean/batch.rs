@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use anyhow::Context as _;
 use bucket_brigade_common::ledger::{LockClaims, REMOVAL_WINDOW};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
@@ -76,6 +77,8 @@ impl ObjectCleaner<'_> {
             let (store, side) = (self.pass.store, self.pass.removals.side());
             retry_object_request(async || store.prepare_deletes(side, &first.object_key).await)
                 .await?;
+            let copies = self.pass.restorer.check_copies(&removable).await;
+            copies.context("what a row names again by then could not be brought back")?;
         }
         let deadline = RemovalDeadline::after(REMOVAL_WINDOW);
         self.mark(&removable, &gone).await?;

@@ -9,15 +9,19 @@ use bucket_brigade_common::preflight::PreflightError;
 use bucket_brigade_common::retry::TransientError;
 use tokio::sync::OnceCell;
 
-use super::removals::RemovalLedger;
+use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::context::CommandContext;
-use crate::retrying_store::{self, retry_object_request};
+use crate::retrying_store::{self, is_object_error, retry_object_request};
 
 pub(super) struct ObjectRestorer<'a> {
     context: &'a CommandContext,
     removals: RemovalLedger<'a>,
     store: OnceCell<S3Store>,
+    has_read_copy: OnceCell<()>,
 }
+
+/// How many copies are tried before none counts as readable.
+const READ_COPIES: usize = 3;
 
 impl<'a> ObjectRestorer<'a> {
     pub(super) fn new(context: &'a CommandContext, removals: RemovalLedger<'a>) -> Self {
@@ -25,25 +29,64 @@ impl<'a> ObjectRestorer<'a> {
             context,
             removals,
             store: OnceCell::new(),
+            has_read_copy: OnceCell::new(),
         }
     }
 
     /// Copies it back from the other side; [`StoreError::DestinationExists`] where something stands there again.
     pub(super) async fn restore(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
-        let store = self.store.get_or_try_init(|| self.open()).await;
-        let store =
-            store.map_err(|error| StoreError::permanent("NotRestored", error.to_string()))?;
-        let mut route = route.clone();
-        if self.removals.side() == BucketSide::Source {
-            std::mem::swap(&mut route.old_path, &mut route.new_path);
-            std::mem::swap(&mut route.source_key, &mut route.destination_key);
-        }
+        let store = self.open_once().await?;
+        let route = self.way_back(route);
         retry_object_request(async || Box::pin(store.copy_whole(&route)).await).await
     }
 
     /// Before anything is removed: the bucket must take what is brought back.
     pub(super) async fn prepare(&self) -> Result<(), PreflightError> {
         self.store.get_or_try_init(|| self.open()).await.map(drop)
+    }
+
+    /// Before the first source is removed: its copy's bytes, or those of another of the first ones, can be read, which
+    /// takes a right, and perhaps a key.
+    pub(super) async fn check_copies(&self, removals: &[ObjectRemoval]) -> Result<(), StoreError> {
+        let with_copy = removals.iter().filter(|one| one.copy_etag.is_some());
+        let routes: Vec<MoveRoute> = with_copy
+            .take(READ_COPIES)
+            .filter_map(|one| self.removals.route_of(one))
+            .map(|route| self.way_back(&route))
+            .collect();
+        if routes.is_empty() {
+            return Ok(());
+        }
+        let read = self
+            .has_read_copy
+            .get_or_try_init(|| self.read_any(&routes));
+        read.await.map(drop)
+    }
+
+    async fn read_any(&self, routes: &[MoveRoute]) -> Result<(), StoreError> {
+        let store = self.open_once().await?;
+        let mut refused = Ok(());
+        for route in routes {
+            match retry_object_request(async || store.check_source_readable(route).await).await {
+                Err(error) if is_object_error(&error) => refused = Err(error),
+                read => return read,
+            }
+        }
+        refused
+    }
+
+    async fn open_once(&self) -> Result<&S3Store, StoreError> {
+        let store = self.store.get_or_try_init(|| self.open()).await;
+        store.map_err(|error| StoreError::permanent("NotRestored", error.to_string()))
+    }
+
+    fn way_back(&self, route: &MoveRoute) -> MoveRoute {
+        let mut route = route.clone();
+        if self.removals.side() == BucketSide::Source {
+            std::mem::swap(&mut route.old_path, &mut route.new_path);
+            std::mem::swap(&mut route.source_key, &mut route.destination_key);
+        }
+        route
     }
 
     async fn open(&self) -> Result<S3Store, PreflightError> {

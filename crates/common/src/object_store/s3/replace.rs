@@ -37,6 +37,11 @@ impl S3Store {
         store.copy_whole(route).await
     }
 
+    /// Whether the bytes of what is copied can be read.
+    pub async fn check_source_readable(&self, route: &MoveRoute) -> Result<(), StoreError> {
+        self.source.check_readable(&route.source_key).await
+    }
+
     /// One copy, however large the object.
     pub async fn copy_whole(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
         match self.copy(route).await {

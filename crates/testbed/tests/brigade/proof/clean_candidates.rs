@@ -193,3 +193,28 @@ async fn a_source_that_many_rows_share_goes_once() {
     let left = "SELECT count(*) FROM bucket_brigade.moves WHERE source_settled_at IS NULL";
     assert_eq!(rig.query_number(left).await, 0);
 }
+
+/// As where the key of the new bucket may be used to write alone: nothing could be brought back.
+#[tokio::test]
+async fn nothing_goes_while_no_copy_can_be_read() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let denied = Fault::new("GetObject", FaultEffect::error(403, "AccessDenied"));
+    let denied = rig.cloud.inject_fault(denied.key_contains("avatar/"));
+    let ended = rig.run_command(&CLEAN).await;
+    assert_eq!(ended.code, Some(77), "{}", ended.log);
+    assert!(
+        ended.log.contains("could not be brought back"),
+        "{}",
+        ended.log
+    );
+    assert_eq!(rig.cloud.count_objects("images-old"), 3);
+    drop(denied);
+    // One that is denied alone is no reason.
+    let first = Fault::new("GetObject", FaultEffect::error(403, "AccessDenied"));
+    let _first = rig.cloud.inject_fault(first.key_contains("avatar/0.png"));
+    let ended = rig.run_command(&CLEAN).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.cloud.count_objects("images-old"), 0);
+}

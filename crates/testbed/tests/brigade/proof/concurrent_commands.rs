@@ -10,8 +10,9 @@ use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
 const ROLLBACK: [&str; 3] = ["rollback", "--all", "--yes"];
 
+/// Longer than a command waits for another's lock.
 fn slow_fault(operation: &str) -> Fault {
-    Fault::new(operation, FaultEffect::Delay(Duration::from_millis(300)))
+    Fault::new(operation, FaultEffect::Delay(Duration::from_secs(4)))
 }
 
 /// Begins `first`, and `second` once the first is under way: one of them does the work, the other is result.
