@@ -187,7 +187,7 @@ async fn without_the_right_to_create_the_ledger_the_sql_is_printed_and_works() {
          DO $$ BEGIN EXECUTE format('REVOKE CREATE ON DATABASE %I FROM PUBLIC', current_database()); END $$"
     ))
     .await;
-    let url = as_role(&rig.application.database_url, &role);
+    let url = rig.url_as(&role);
     let ended = rig.run_program("feeder", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     let statements: Vec<&str> = ended
@@ -218,7 +218,7 @@ async fn without_the_right_to_update_the_grant_is_printed() {
         "CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT ON images TO {role}"
     ))
     .await;
-    let url = as_role(&rig.application.database_url, &role);
+    let url = rig.url_as(&role);
     let ended = rig.run_program("consumer", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     assert!(
@@ -255,12 +255,6 @@ async fn a_second_feeder_of_the_same_run_is_kept_out() {
     assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
 }
 
-/// The same database, logged in as another role.
-fn as_role(url: &str, role: &str) -> String {
-    let (_, rest) = url.split_once('@').unwrap();
-    format!("postgres://{role}:poor@{rest}")
-}
-
 #[tokio::test]
 async fn a_database_that_does_not_answer() {
     let rig = TestRig::new().await;
@@ -282,7 +276,7 @@ async fn a_database_that_takes_no_writes_is_named() {
          ALTER ROLE {role} SET default_transaction_read_only = on"
     ))
     .await;
-    let url = as_role(&rig.application.database_url, &role);
+    let url = rig.url_as(&role);
     let settings = [("DATABASE_URL", url.as_str())];
     let expect_named = async |program, arguments: &[&str]| {
         let ended = rig.run_program_with(program, &settings, arguments).await;
@@ -307,7 +301,7 @@ async fn without_usage_on_the_schema_the_grant_is_printed() {
     ))
     .await;
     rig.application.table.name = "closed.images".into();
-    let url = as_role(&rig.application.database_url, &role);
+    let url = rig.url_as(&role);
     for program in ["feeder", "consumer"] {
         let ended = rig.run_program(program, &[("DATABASE_URL", &url)]).await;
         assert_eq!(ended.code, Some(77), "{}", ended.log);
@@ -329,7 +323,7 @@ async fn a_consumer_without_rights_to_the_ledger_prints_the_grant() {
          GRANT SELECT (id, path), UPDATE (path) ON images TO {role}"
     ))
     .await;
-    let url = as_role(&rig.application.database_url, &role);
+    let url = rig.url_as(&role);
     let ended = rig.run_program("consumer", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(77), "{}", ended.log);
     let statements: Vec<&str> = ended
@@ -382,7 +376,7 @@ async fn settings_of_the_role_are_not_ours() {
          ALTER ROLE {role} SET standard_conforming_strings = off"
     ))
     .await;
-    let options = as_role(&rig.application.database_url, &role).parse();
+    let options = rig.url_as(&role).parse();
     let pool = ledger::create_pool(options.unwrap(), 2);
     let ledger = PostgresLedger::open(pool, &rig.run_spec(), "strict", SecondRun::Refused)
         .await

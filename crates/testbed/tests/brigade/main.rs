@@ -49,6 +49,7 @@ mod pooler;
 mod prometheus;
 mod proof;
 mod random_ids;
+mod readme;
 mod refused_rows;
 mod rewritten_ids;
 mod rig;

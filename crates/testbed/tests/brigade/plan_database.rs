@@ -208,8 +208,7 @@ async fn published_tables_of_a_closed_schema_are_no_hindrance() {
     let role = add_role(&rig).await;
     rig.execute_sql(&format!("ALTER ROLE {role} LOGIN PASSWORD 'poor'"))
         .await;
-    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:poor@{rest}");
+    let url = rig.url_as(&role);
     let mut plan = rig.spawn("feeder", &[("DATABASE_URL", &url)], &["plan"]);
     let ended = wait_for_exit(&mut plan).await;
     let result = "30 rows were set and set back";
@@ -371,8 +370,7 @@ async fn a_lag_that_the_role_may_not_see_is_foreseen() {
     let role = add_role(&rig).await;
     rig.execute_sql(&format!("ALTER ROLE {role} LOGIN PASSWORD 'poor'"))
         .await;
-    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:poor@{rest}");
+    let url = rig.url_as(&role);
     let settings = [("DATABASE_URL", &*url), ("MAX_REPLICA_LAG", "10s")];
     let ended = wait_for_exit(&mut rig.spawn("feeder", &settings, &["plan"])).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);

@@ -158,8 +158,7 @@ async fn a_role_with_rights_to_columns_needs_one_more() {
         "CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT (id, path) ON images TO {role}"
     ))
     .await;
-    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:poor@{rest}");
+    let url = rig.url_as(&role);
     let pool = create_pool(url.parse().unwrap(), 1);
     let access = async || find_random_ids(&pool, ledger.table()).await.unwrap();
     assert_eq!(access().await, Some(HeapAccess::Denied));

@@ -147,6 +147,12 @@ impl TestRig {
         .unwrap()
     }
 
+    /// The same database, logged in as another role.
+    pub(crate) fn url_as(&self, role: &str) -> String {
+        let (_, rest) = self.application.database_url.split_once('@').unwrap();
+        format!("postgres://{role}:poor@{rest}")
+    }
+
     pub(crate) fn spawn_consumer(&self, more: &[(&str, &str)]) -> ChildProcess {
         self.spawn("consumer", more, &[])
     }

@@ -115,8 +115,7 @@ async fn the_right_to_read_what_it_names_is_asked_for() {
         "CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT (id, path) ON images TO {role}"
     ))
     .await;
-    let (_, host) = rig.application.database_url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:poor@{host}");
+    let url = rig.url_as(&role);
     let settings = [("DATABASE_URL", &*url), ("ROW_FILTER", ALIVE)];
     for arguments in [&[][..], &["plan"]] {
         let ended = wait_for_exit(&mut rig.spawn("feeder", &settings, arguments)).await;

@@ -18,8 +18,7 @@ async fn hide_rows(rig: &TestRig, table: &str) -> String {
          CREATE POLICY tenant ON {table} USING (id % 2 = 1)"
     ))
     .await;
-    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
-    format!("postgres://{role}:poor@{rest}")
+    rig.url_as(&role)
 }
 
 fn expect_refusal(ended: &ExitedProcess) {

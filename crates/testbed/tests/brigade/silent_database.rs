@@ -292,8 +292,7 @@ async fn a_timeout_of_the_role_is_not_ours() {
         "CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'poor'; ALTER ROLE {role} SET statement_timeout = '50ms'"
     ))
     .await;
-    let (_, rest) = rig.application.database_url.split_once('@').unwrap();
-    let url = format!("postgres://{role}:poor@{rest}");
+    let url = rig.url_as(&role);
     let consumer = rig.spawn_consumer(&[("DATABASE_URL", &url)]);
     let ended = rig.run_program("feeder", &[("DATABASE_URL", &url)]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.log);
