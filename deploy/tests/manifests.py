@@ -183,6 +183,14 @@ class KubernetesTest(unittest.TestCase):
             user = next(pair for pair in pod["containers"][0]["env"] if pair["name"] == "PGUSER")
             self.assertEqual(user["valueFrom"]["secretKeyRef"]["name"], volume["secret"]["secretName"])
 
+    def test_no_job_changes_or_removes_anything_as_it_is_shipped_but_the_feeders(self):
+        for name, pod in self.pods.items():
+            arguments = pod["containers"][0].get("args", [])
+            self.assertFalse({"--yes", "--confirm", "--recopy"} & set(arguments), name)
+        # The flags that the comments give are the programs' own.
+        for name, flag in (("rollback", "--all, --yes]"), ("clean", "30days, --confirm, old-images]"), ("feeder", "args: [--watch]")):
+            self.assertIn(flag, (ROOT / f"deploy/kubernetes/jobs/{name}.yaml").read_text())
+
     def test_only_what_listens_is_probed(self):
         for program, pod in self.pods.items():
             (container,) = pod["containers"]
