@@ -153,6 +153,8 @@ class KubernetesTest(unittest.TestCase):
             program = "consumer" if pod == "consumer" else "feeder"
             names = set(self.environment(pod))
             self.assertEqual(names - settings.known(program), set(), pod)
+            # Whether the store honours If-None-Match is found out, not taken for granted.
+            self.assertNotIn("CONDITIONAL_COPY", names)
             if pod in ("feeder", "canary", "consumer"):
                 self.assertEqual(settings.required(program) - names, set(), pod)
             run = set(self.found["ConfigMap", "bucket-brigade-run"]["data"])

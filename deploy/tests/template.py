@@ -219,6 +219,8 @@ class DefaultsTest(Deployed):
             self.assertEqual(environment - settings.known(program), set())
             self.assertEqual(settings.required(program) - environment - secrets, set())
             self.assertIn("PGHOST", environment)
+            # Whether the store honours If-None-Match is found out, not taken for granted.
+            self.assertNotIn("CONDITIONAL_COPY", environment)
 
     def test_the_feeder_is_a_service_that_an_alarm_watches(self):
         stack = self.stack
