@@ -146,19 +146,19 @@ class KubernetesTest(unittest.TestCase):
     def test_all_of_it_is_applied(self):
         listed = self.found["Kustomization", None]["resources"]
         self.assertEqual(set(listed) | {"kustomization.yaml"}, self.files)
-        self.assertEqual(set(self.jobs), {"canary", "feeder", "verify", "rollback", "clean"})
+        self.assertEqual(set(self.jobs), {"plan", "canary", "feeder", "verify", "rollback", "clean"})
 
-    def test_every_setting_is_one_and_the_run_is_the_feeders_alone(self):
+    def test_every_setting_is_one_and_the_run_is_given_to_the_plan_and_the_feeder_alone(self):
         for pod in self.pods:
             program = "consumer" if pod == "consumer" else "feeder"
             names = set(self.environment(pod))
             self.assertEqual(names - settings.known(program), set(), pod)
             # Whether the store honours If-None-Match is found out, not taken for granted.
             self.assertNotIn("CONDITIONAL_COPY", names)
-            if pod in ("feeder", "canary", "consumer"):
+            if pod in ("plan", "feeder", "canary", "consumer"):
                 self.assertEqual(settings.required(program) - names, set(), pod)
             run = set(self.found["ConfigMap", "bucket-brigade-run"]["data"])
-            self.assertEqual(bool(names & run), pod in ("feeder", "canary"), pod)
+            self.assertEqual(bool(names & run), pod in ("plan", "feeder", "canary"), pod)
 
     def test_pods_need_no_rights_and_get_time_to_drain(self):
         for program, pod in self.pods.items():
@@ -197,7 +197,7 @@ class KubernetesTest(unittest.TestCase):
         for program, pod in self.pods.items():
             (container,) = pod["containers"]
             probes = {name for name in container if name.endswith("Probe")}
-            if program in ("verify", "rollback", "clean"):
+            if program in ("plan", "verify", "rollback", "clean"):
                 self.assertEqual(probes, set(), program)
                 self.assertEqual(container["args"][0], program)
                 self.assertNotIn("METRICS_ADDR", self.environment(program))
@@ -210,8 +210,8 @@ class KubernetesTest(unittest.TestCase):
         commands = list(dict.fromkeys(documented))
         files = {command.split("/")[-1] for command in commands}
         self.assertEqual(files, {f"{name}.yaml" for name in self.jobs} | {"kubernetes"})
-        of_canary, of_feeder = (f"kubectl -n brigade create -f deploy/kubernetes/jobs/{name}.yaml" for name in ("canary", "feeder"))
-        self.assertLess(commands.index(of_canary), commands.index(of_feeder))
+        in_order = [command.split("/")[-1] for command in commands]
+        self.assertEqual(in_order[:4], ["kubernetes", "plan.yaml", "canary.yaml", "feeder.yaml"])
         cluster = Cluster()
         for command in [*commands, *commands]:
             cluster.kubectl(command)
@@ -225,6 +225,7 @@ class KubernetesTest(unittest.TestCase):
 
     def test_a_job_outlives_its_node_and_waits_for_the_lock(self):
         findings = {
+            "plan": {"CHECK_FAILED"},
             "canary": {"ROWS_FAILED", "NOTHING_IN_SCOPE"},
             "feeder": {"ROWS_FAILED", "NOTHING_IN_SCOPE"},
             "verify": {"CHECK_FAILED"},
@@ -234,7 +235,9 @@ class KubernetesTest(unittest.TestCase):
         for name, job in self.jobs.items():
             final = {EXIT_CODES[code] for code in findings[name] | {"INVALID_SETTINGS", "NO_PERMISSION"}}
             for code in set(EXIT_CODES.values()) - {EXIT_CODES["DONE"]} | {137, 143}:
-                expected = "FailJob" if code in final else "Ignore" if code == EXIT_CODES["ANOTHER_FEEDER"] else "Count"
+                # A plan takes no lock.
+                waits = code == EXIT_CODES["ANOTHER_FEEDER"] and name != "plan"
+                expected = "FailJob" if code in final else "Ignore" if waits else "Count"
                 self.assertEqual(action(job, code), expected, f"{name}: {code}")
             # Without a replacement while the pod of a lost node counts as running: a policy forbids more anyway.
             self.assertEqual(job["spec"]["template"]["spec"]["restartPolicy"], "Never")
