@@ -318,6 +318,27 @@ class OptionsTest(Deployed):
         self.assertEqual(environment["SOURCE_KEY_PREFIX"], "")
         self.assertEqual(environment["DESTINATION_KEY_PREFIX"], "pictures/")
 
+    def test_copies_with_an_acl(self):
+        stack = deploy(CopyAcl="bucket-owner-full-control")
+        self.assertEqual(self.environment(stack["FeederTask"])["COPY_ACL"], "bucket-owner-full-control")
+        words = self.words(self.queue(stack["Queue"]))
+        expected = documented("consumer.json", words) | documented("copy-acl.json", words)
+        self.assertEqual(rights(statements(stack["ConsumerTaskRole"])), expected)
+
+    def test_settings_that_the_template_lacks_come_from_a_file(self):
+        files = {program: f"arn:aws:s3:::settings-bucket/brigade/{program.lower()}.env" for program in ("Feeder", "Consumer")}
+        stack = deploy(FeederEnvironmentFile=files["Feeder"], ConsumerEnvironmentFile=files["Consumer"])
+        for program, file in files.items():
+            container = self.task(stack[f"{program}Task"])["containerDefinitions"][0]
+            self.assertEqual(container["environmentFiles"], [{"type": "s3", "value": file}])
+            granted = {right for right in rights(statements(stack[f"{program}ExecutionRole"])) if right[0].startswith("s3:")}
+            self.assertEqual(granted, {("s3:GetObject", file), ("s3:GetBucketLocation", "arn:aws:s3:::settings-bucket")})
+        self.mock.reset()
+        stack = deploy()
+        for program in files:
+            self.assertFalse(self.task(stack[f"{program}Task"])["containerDefinitions"][0].get("environmentFiles"))
+            self.assertFalse([right for right in rights(statements(stack[f"{program}ExecutionRole"])) if right[0].startswith("s3:")])
+
     def test_the_feeder_as_a_task(self):
         stack = deploy(FeederMode="task")
         self.assertNotIn("command", {key for key, value in self.task(stack["FeederTask"])["containerDefinitions"][0].items() if value})
