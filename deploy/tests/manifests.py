@@ -277,14 +277,25 @@ class KubernetesTest(unittest.TestCase):
         self.assertLessEqual(scaled["maxReplicaCount"] * each, int(self.environment("feeder").get("MAX_BACKLOG", backlog)))
 
 
+def numbers(version):
+    return [int(part) for part in version.split(".")]
+
+
 class VersionTest(unittest.TestCase):
-    def test_every_image_is_of_this_version_which_the_changelog_describes(self):
+    def test_every_image_is_of_this_version_and_no_release_has_it_before_it_is_released(self):
         version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
         files = [file for folder in ("deploy", "docs") for file in (ROOT / folder).rglob("*") if file.suffix in (".md", ".yaml")]
         tags = [tag for file in files for tag in re.findall(r"bucket-brigade-[a-z$]+:([\w.]+)", file.read_text())]
         self.assertGreater(len(tags), 8)
         self.assertEqual(set(tags), {version})
-        self.assertIn(f"\n## [{version}] - ", (ROOT / "CHANGELOG.md").read_text())
+        changelog = (ROOT / "CHANGELOG.md").read_text()
+        unreleased = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+        released = re.search(r"^## \[(\d+\.\d+\.\d+)\] - ", changelog, re.MULTILINE).group(1)
+        if unreleased and unreleased.group(1).strip():
+            # Or two builds that behave differently would print the same version.
+            self.assertGreater(numbers(version), numbers(released))
+        else:
+            self.assertEqual(version, released)
 
 
 class WorkflowTest(unittest.TestCase):
