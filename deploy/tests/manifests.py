@@ -193,6 +193,11 @@ class KubernetesTest(unittest.TestCase):
         for name, flag in (("rollback", "--all, --yes]"), ("clean", "30days, --confirm, old-images]"), ("feeder", "args: [--watch]")):
             self.assertIn(flag, (ROOT / f"deploy/kubernetes/jobs/{name}.yaml").read_text())
 
+    def test_the_plan_is_for_as_many_consumers_as_there_can_be(self):
+        arguments = self.pods["plan"]["containers"][0]["args"]
+        most = self.found["ScaledObject", "bucket-brigade-consumer"]["spec"]["maxReplicaCount"]
+        self.assertEqual(arguments[arguments.index("--consumers") + 1], str(most))
+
     def test_only_what_listens_is_probed(self):
         for program, pod in self.pods.items():
             (container,) = pod["containers"]
