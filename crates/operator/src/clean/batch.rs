@@ -77,7 +77,7 @@ impl ObjectCleaner<'_> {
             let (store, side) = (self.pass.store, self.pass.removals.side());
             retry_object_request(async || store.prepare_deletes(side, &first.object_key).await)
                 .await?;
-            let copies = self.pass.restorer.check_copies(&removable).await;
+            let copies = Box::pin(self.pass.restorer.check_copies(&removable)).await;
             copies.context("what a row names again by then could not be brought back")?;
         }
         let deadline = RemovalDeadline::after(REMOVAL_WINDOW);
@@ -124,7 +124,7 @@ impl ObjectCleaner<'_> {
         let mut candidates = self.retain_unreferenced(page, outcomes).await?;
         candidates.extend(cut_off);
         let (removable, gone) = self.classify_all(candidates, outcomes).await?;
-        let removable = self.retain_replaceable(removable, outcomes).await?;
+        let removable = Box::pin(self.retain_replaceable(removable, outcomes)).await?;
         Ok((self.retain_cut_off(removable, outcomes).await?, gone))
     }
 
