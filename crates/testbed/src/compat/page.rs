@@ -7,8 +7,12 @@ use super::StoreReport;
 const INTRODUCTION: &str = "# Compatibility
 
 What stores that speak S3 honour, and whether a migration holds on them: moved while an application reads,
-replaces and deletes images, verified, rolled back, moved again, and cleaned. Written by `script/compat all`;
-every row is what the store did when it was asked.
+replaces and deletes images, verified, rolled back, moved again, and cleaned. Written by `script/compat all`.
+Of eight conditional copies at once one must succeed. `local` is the test server of this repository.
+
+AWS is not in the table, as nothing has run there. It documents `If-None-Match` for `CopyObject` since October 2025
+([conditional writes](https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)); `feeder plan`
+tries it in your bucket (line `condition`).
 ";
 
 pub(super) fn render_page(reports: &[StoreReport]) -> String {
