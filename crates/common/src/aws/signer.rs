@@ -17,6 +17,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
 use super::credentials::CredentialsCache;
 
+/// Of an object whose MD5 goes with it.
+const MAX_SIGNED_OBJECT_BYTES: usize = 1024;
+
 /// Codes that say that other credentials are needed. The provider may have them already.
 /// Source: Amazon S3 API reference, "Error responses"; Amazon SQS API reference, "Common errors".
 pub(crate) const REFUSED_CREDENTIALS: [&str; 7] = [
@@ -81,9 +84,10 @@ impl RequestSigner {
             .settings(settings)
             .build()?;
         let (method, uri) = (request.method(), request.uri());
-        // What proves an object's bytes is not the signature.
+        // What proves an object's bytes is not the signature; a small body's costs nothing, and a policy may want it.
         let has_md5 = request.headers().contains_key("content-md5");
-        let body = request.body().bytes().filter(|_| !has_md5);
+        let is_signed = |bytes: &&[u8]| !has_md5 || bytes.len() <= MAX_SIGNED_OBJECT_BYTES;
+        let body = request.body().bytes().filter(is_signed);
         let body = body.map_or(SignableBody::UnsignedPayload, SignableBody::Bytes);
         let signable = SignableRequest::new(method, uri, request.headers().iter(), body)?;
         let signed = sign(signable, &SigningParams::V4(params))?;

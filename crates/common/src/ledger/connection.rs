@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
-use super::errors::{is_login_refused, is_unavailable, refuses_settings};
+use super::errors::{is_login_refused, is_unavailable, is_unsorted_login_error, refuses_settings};
 use super::{LedgerError, TableAccess};
 use crate::database::{DatabasePool, LoginError};
 
@@ -108,32 +108,37 @@ pub(super) async fn prepare_pool(
     let checked = [&*limited, &NEWER_SETTINGS].concat();
     for settings in [checked, limited, Vec::new()] {
         let is_plain = settings.is_empty();
-        let name = name.clone();
-        let adapt = move |login: PgConnectOptions| {
-            let login = login.application_name(&name);
-            // An empty list is one, which a pooler may refuse.
-            if is_plain {
-                login
-            } else {
-                login.options(settings.iter().copied())
-            }
-        };
-        match connect_once(&adapt(login.clone())).await {
+        let session = match connect_once(&adapt(login.clone(), &name, &settings)).await {
             Err(error) if !is_plain && refuses_settings(&error) => {
                 tracing::debug!(%error, "settings refused");
+                continue;
             }
             Err(error) => return Err(connect_error(pool, &error)),
-            Ok(version) => {
-                check_version(version)?;
-                if is_plain {
-                    tracing::warn!("{NO_SETTINGS}");
-                }
-                pool.adopt(login, adapt);
-                break;
-            }
+            Ok(session) => session,
+        };
+        session.check_server()?;
+        if !session.has_taken(&settings) {
+            tracing::debug!(session.lock_timeout, "settings dropped");
+            continue;
         }
+        if is_plain {
+            tracing::warn!("{NO_SETTINGS}");
+        }
+        let settings = [&*settings, session.newest_settings(is_plain)].concat();
+        pool.adopt(login, move |login| adapt(login, &name, &settings));
+        break;
     }
     Ok(())
+}
+
+fn adapt(login: PgConnectOptions, name: &str, settings: &[ServerSetting]) -> PgConnectOptions {
+    let login = login.application_name(name);
+    // An empty list is one, which a pooler may refuse.
+    if settings.is_empty() {
+        login
+    } else {
+        login.options(settings.iter().copied())
+    }
 }
 
 /// Why a pool had no connection in time: it retries in silence, and one outside it tells.
@@ -157,17 +162,60 @@ pub(super) async fn explain_pool_timeout(pool: &DatabasePool) -> LedgerError {
     }
 }
 
-/// The server's version, where it says it.
-async fn connect_once(options: &PgConnectOptions) -> Result<Option<u32>, sqlx::Error> {
-    let connect = Box::pin(PgConnection::connect_with(options));
-    let connect = timeout(CONNECT_TIMEOUT, connect);
-    match connect.await {
-        Ok(connection) => {
-            let connection = connection?;
-            let version = connection.server_version_num();
-            connection.close().await?;
-            Ok(version)
+/// What a first session tells of the server, and of a pooler before it.
+struct FirstSession {
+    /// Where the server says it.
+    version: Option<u32>,
+    server: String,
+    lock_timeout: String,
+}
+
+impl FirstSession {
+    async fn open(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let version = connection.server_version_num();
+        // Not prepared: a pooler may know no prepared statements.
+        let query = sqlx::raw_sql("SELECT version(), current_setting('lock_timeout')");
+        let row = connection.fetch_one(query).await?;
+        connection.close().await?;
+        Ok(Self {
+            version,
+            server: row.try_get(0)?,
+            lock_timeout: row.try_get(1)?,
+        })
+    }
+
+    /// Some poolers drop settings without a word: Supavisor, and `PgBouncer` where it ignores `options`.
+    fn has_taken(&self, settings: &[ServerSetting]) -> bool {
+        let mut lock_timeouts = settings.iter().filter(|(name, _)| *name == "lock_timeout");
+        lock_timeouts.all(|(_, asked)| self.lock_timeout == *asked)
+    }
+
+    /// What the version knows beyond the settings that are tried: an unknown one would cost another connection.
+    fn newest_settings(&self, is_plain: bool) -> &'static [ServerSetting] {
+        if !is_plain && self.version >= Some(TRANSACTION_TIMEOUT_SINCE) {
+            &[("transaction_timeout", "0")]
+        } else {
+            &[]
         }
+    }
+
+    fn check_server(&self) -> Result<(), LedgerError> {
+        if self.server.starts_with("CockroachDB") {
+            let name = self.server.split(" (").next().unwrap_or_default();
+            return Err(LedgerError::OtherServer(name.to_owned()));
+        }
+        match self.version.map(|version| version / 10_000) {
+            Some(major) if major < OLDEST_MAJOR => Err(LedgerError::OldServer(major)),
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn connect_once(options: &PgConnectOptions) -> Result<FirstSession, sqlx::Error> {
+    let connect = timeout(CONNECT_TIMEOUT, Box::pin(FirstSession::open(options)));
+    match connect.await {
+        Ok(session) => session,
         Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
             std::io::ErrorKind::TimedOut,
             format!("no response within {CONNECT_TIMEOUT:?}"),
@@ -178,12 +226,8 @@ async fn connect_once(options: &PgConnectOptions) -> Result<Option<u32>, sqlx::E
 /// `clean` pages by `WITH TIES`.
 pub(super) const OLDEST_MAJOR: u32 = 13;
 
-fn check_version(version: Option<u32>) -> Result<(), LedgerError> {
-    match version.map(|version| version / 10_000) {
-        Some(major) if major < OLDEST_MAJOR => Err(LedgerError::OldServer(major)),
-        _ => Ok(()),
-    }
-}
+/// A limit of the role's would end what takes as long as it takes, such as an upgrade of the ledger.
+const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
 impl From<LoginError> for LedgerError {
     fn from(error: LoginError) -> Self {
@@ -202,7 +246,7 @@ fn connect_error(pool: &DatabasePool, error: &sqlx::Error) -> LedgerError {
     if pool.login.is_iam() && is_login_refused(error) {
         why += IAM_HINT;
     }
-    if is_unavailable(error) {
+    if is_unavailable(error) || is_unsorted_login_error(error) {
         LedgerError::Unreachable(why)
     } else {
         LedgerError::LoginRefused(why)
@@ -238,12 +282,41 @@ fn describe_connect_error(error: &sqlx::Error) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_servers_that_are_too_old_are_refused() {
-        let error = check_version(Some(120_022)).unwrap_err().to_string();
-        assert!(error.contains("Postgres 12"), "{error}");
-        for version in [None, Some(130_000), Some(180_004)] {
-            assert!(check_version(version).is_ok(), "{version:?}");
+    fn session(server: &str, version: Option<u32>) -> FirstSession {
+        FirstSession {
+            version,
+            server: server.into(),
+            lock_timeout: "1s".into(),
         }
+    }
+
+    #[test]
+    fn another_server_and_an_older_one_are_refused_by_name() {
+        for (server, version, named) in [
+            ("PostgreSQL 12.22", Some(120_022), "Postgres 12: version 13"),
+            (
+                "CockroachDB CCL v24.1.0 (x86_64)",
+                Some(130_000),
+                "is CockroachDB CCL v24.1.0: Postgres is needed",
+            ),
+        ] {
+            let error = session(server, version).check_server().unwrap_err();
+            assert!(error.to_string().contains(named), "{error}");
+        }
+        for version in [Some(130_000), Some(180_004), None] {
+            let checked = session("PostgreSQL", version).check_server();
+            assert!(checked.is_ok(), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn settings_that_a_pooler_drops_are_not_taken_for_granted() {
+        let session = session("PostgreSQL 17.2", Some(170_002));
+        let asked = [("row_security", "off"), ("lock_timeout", "5s")];
+        assert!(!session.has_taken(&asked));
+        assert!(session.has_taken(&[("lock_timeout", "1s")]) && session.has_taken(&[]));
+        let newest = [("transaction_timeout", "0")];
+        assert_eq!(session.newest_settings(false), newest);
+        assert!(session.newest_settings(true).is_empty());
     }
 }

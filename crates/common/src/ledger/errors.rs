@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -26,6 +26,9 @@ pub enum LedgerError {
     LoginRefused(String),
     #[error("the database is Postgres {0}: version {OLDEST_MAJOR} or newer is needed")]
     OldServer(u32),
+    /// It speaks the protocol, and knows no advisory locks.
+    #[error("the database is {0}: Postgres is needed")]
+    OtherServer(String),
     /// It names something that is not there, or cannot be used.
     #[error("{setting}: {problem}")]
     Setting {
@@ -47,7 +50,7 @@ pub enum LedgerError {
     )]
     TransactionPooler,
     #[error(
-        "the database takes no writes (transaction_read_only is on): DATABASE_URL leads to a standby, or the database is closed"
+        "the database takes no writes (transaction_read_only is on): DATABASE_URL leads to a standby, or the database or the role is closed (default_transaction_read_only)"
     )]
     ReadOnly,
     #[error("the ledger in schema bucket_brigade does not fit this version: {0}")]
@@ -177,9 +180,23 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
 }
 
 /// Whether the server, or a pooler in front of it, refuses settings that come with a connection: it does not
-/// know one (42704), its value (22023), or takes none (08P01 of `PgBouncer`, 0A000).
+/// know one (42704), its value (22023), or takes none (08P01 of `PgBouncer`, 0A000; XX000 of Neon's proxy).
 pub(super) fn refuses_settings(error: &sqlx::Error) -> bool {
     has_sqlstate(error, &["42704", "22023", "08P01", "0A000"])
+        || is_unsorted_login_error(error) && message_of(error).contains("startup parameter")
+}
+
+/// What some poolers say of everything that goes wrong at a login: Neon's while its server wakes, Supavisor of too many
+/// clients.
+pub(super) fn is_unsorted_login_error(error: &sqlx::Error) -> bool {
+    has_sqlstate(error, &[INTERNAL_ERROR]) && ends_session(error)
+}
+
+/// Whether the session, or the login, ended with it: it says nothing of a row.
+fn ends_session(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// Whether the server refuses the password, the token or the role (SQLSTATE class 28).
@@ -232,6 +249,9 @@ const READ_ONLY: &str = "25006";
 /// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
 pub fn statement_error(error: &sqlx::Error) -> StatementError {
     let (code, message) = (sqlstate_of(error), message_of(error));
+    if ends_session(error) {
+        return StatementError::Unavailable(message);
+    }
     let blame = code
         .as_deref()
         .map(|code| blame_for(code, context_of(error)));

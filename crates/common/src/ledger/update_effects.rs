@@ -24,7 +24,8 @@ fn update_effects_sql() -> String {
         "WITH tables AS (
     SELECT $1::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass)
 ), columns AS (
-    SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid WHERE a.attname = $2
+    SELECT a.attrelid, a.attnum FROM pg_attribute a JOIN tables t ON t.oid = a.attrelid
+     WHERE a.attname = $2 OR a.attgenerated <> ''
 )
 SELECT (SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrite
          WHERE {update_rules}) AS rules,

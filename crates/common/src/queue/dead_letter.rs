@@ -94,6 +94,10 @@ impl DeadLetterQueue {
             Err(error) => match queue_error("StartMessageMoveTask", &self.arn, error) {
                 QueueError::Refused { code, .. }
                     if UNSUPPORTED_CODES.iter().any(|one| code.contains(one)) => {}
+                // Nobody may of a queue in another account.
+                error if error.is_denied() => {
+                    tracing::warn!("{error}: the dead letters are received and sent one by one");
+                }
                 // One at a time.
                 QueueError::Refused { message, .. } if message.contains("already") => {
                     return Ok(RedriveOutcome::Started(waiting));

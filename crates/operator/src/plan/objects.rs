@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bucket_brigade_common::object_store::s3::{CUSTOMER_KEY, CopyMethod, ObjectHead, S3Bucket};
+use bucket_brigade_common::object_store::s3::{
+    CUSTOMER_KEY, CopyMethod, NO_TAGS_CODES, ObjectHead, S3Bucket,
+};
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
 use bucket_brigade_common::preflight::PreflightError;
@@ -286,7 +288,7 @@ impl SampledObjects {
                 let finding = format!("can be read; {tagged} some");
                 checks.ok("tags", finding);
             }
-            Err(error) if error.code() == "NotImplemented" => {
+            Err(error) if NO_TAGS_CODES.contains(&error.code()) => {
                 checks.ok("tags", "the store knows none");
             }
             Err(error) => checks.fail(

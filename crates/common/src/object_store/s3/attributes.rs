@@ -16,7 +16,7 @@ use crate::object_store::StoreError;
 pub const FROM_SOURCE: &str = "source";
 
 /// What stores without tags say when they are asked for some.
-const NO_TAGS_CODES: [&str; 2] = ["NotImplemented", "MethodNotAllowed"];
+pub const NO_TAGS_CODES: [&str; 2] = ["NotImplemented", "MethodNotAllowed"];
 
 /// The group that is everyone. Source: Amazon S3 User Guide, "Access control list overview".
 const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";

@@ -44,9 +44,17 @@ impl S3Store {
         {
             return Ok(DeleteGuard::IfMatch);
         }
+        let attributes = self.options.attributes.for_probe();
+        // Of the other bucket it is not known what its policy wants.
+        let headers: RequestHeaders = match side {
+            BucketSide::Source => Vec::new(),
+            BucketSide::Destination => attributes.headers().collect(),
+        };
         for guard in [DeleteGuard::IfMatch, DeleteGuard::UnmodifiedSince] {
             let bucket = self.bucket_at(side);
-            bucket.put(&probe.key, "", PROBE_BODY).await?;
+            bucket
+                .put(&probe.key, "", headers.clone(), PROBE_BODY)
+                .await?;
             if self.refuses_delete(side, &probe, guard).await? {
                 bucket.delete(&probe.key, Vec::new()).await?;
                 return Ok(guard);

@@ -101,11 +101,9 @@ impl MethodRequest<'_> {
                 return self.finish(store).await;
             }
         }
-        if self.options.copy_attributes().is_some() {
-            // NotImplemented may be about these, and not about the condition.
-            let check = async || store.check_plain_copy(self.prefix).await.map(|()| true);
-            self.probe(&store, check).await?;
-        }
+        // What was refused may be the copy, and not the condition.
+        let check = async || store.check_plain_copy(self.prefix).await.map(|()| true);
+        self.probe(&store, check).await?;
         self.ensure_unconditional_accepted()?;
         tracing::warn!(
             "the store ignores If-None-Match: a HEAD goes before each copy; {UNCONDITIONAL_WINDOW}"
@@ -266,10 +264,8 @@ impl S3Store {
     /// may not be removed.
     async fn check_upload(&self, prefix: &str, all: bool) -> Result<(), StoreError> {
         let attributes = self.options.attributes.for_probe();
-        let headers = attributes.headers();
-        let headers = headers.filter(|(name, _)| all || name == "x-amz-acl");
-        let headers: Vec<_> = headers.collect();
-        if headers.is_empty() && !all {
+        let headers: Vec<_> = attributes.headers().collect();
+        if !all && !headers.iter().any(|(name, _)| name == "x-amz-acl") {
             return Ok(());
         }
         let (bucket, probe) = (&self.destination, self.copy_probe(prefix));

@@ -30,7 +30,7 @@ use tokio::sync::OnceCell;
 
 use access::StoreLabel;
 pub use access::{S3Access, S3Bucket};
-pub use attributes::{CopyAttributes, FROM_SOURCE};
+pub use attributes::{CopyAttributes, FROM_SOURCE, NO_TAGS_CODES};
 pub use encoding::copy_source;
 use errors::store_error;
 use inspect::ReadHistory;
@@ -144,10 +144,15 @@ impl S3Store {
     }
 
     fn condition(&self) -> CopyCondition<'_> {
+        self.condition_if(self.options.conditional_copy)
+    }
+
+    /// None for a store that honours none: some refuse what has one.
+    fn condition_if(&self, is_honoured: bool) -> CopyCondition<'_> {
         match &self.replace_etag {
+            _ if !is_honoured => CopyCondition::None,
             Some(ours) => CopyCondition::Over(ours),
-            None if self.options.conditional_copy => CopyCondition::Absent,
-            None => CopyCondition::None,
+            None => CopyCondition::Absent,
         }
     }
 

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::copy::{CopyCondition, ObjectRequest};
+use super::copy::ObjectRequest;
 use super::encoding::encode_query;
 use super::inspect::ObjectHead;
 use super::stream::copy_streamed_part;
@@ -131,11 +131,7 @@ async fn copy_parts_and_complete(
         .buffered(MAX_PARTS_IN_FLIGHT)
         .try_collect()
         .await?;
-    let condition = match &store.replace_etag {
-        Some(ours) => CopyCondition::Over(ours),
-        None if is_conditional(store) => CopyCondition::Absent,
-        None => CopyCondition::None,
-    };
+    let condition = store.condition_if(is_conditional(store));
     let (bucket, key) = (&store.destination, &route.destination_key);
     let completed = bucket.complete_upload(key, upload, &parts, condition).await;
     match completed?.as_deref() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::copy::CopyCondition;
+use super::copy::{CopyCondition, RequestHeaders};
 use super::encoding::encode_query;
 use super::{ObjectHead, S3Bucket, S3Store};
 use crate::object_store::{NO_ETAG, StoreError};
@@ -17,6 +17,9 @@ pub(super) const PROBE_BODY: &[u8] = b"a probe of bucket-brigade";
 
 /// What the object holds that is not to be overwritten. No copy over it has its size.
 const UNTOUCHED_BODY: &[u8] = b"a probe of bucket-brigade, not to be overwritten";
+
+/// Of stores that refuse the header.
+const REFUSED_CONDITION_CODES: [&str; 3] = ["NotImplemented", "InvalidRequest", "InvalidArgument"];
 
 /// A key of the destination that no image has, for copies that prove something.
 #[derive(Debug)]
@@ -130,8 +133,9 @@ impl CopyProbe<'_> {
         };
         match write.await {
             Err(StoreError::DestinationExists) => is_untouched().await,
-            // A store that knows the header only to refuse it is as good as one that ignores it.
-            Err(error) if error.code() == "NotImplemented" => Ok(false),
+            // A store that knows the header only to refuse it is as good as one that ignores it. What else it may mean
+            // a copy without the header shows.
+            Err(error) if REFUSED_CONDITION_CODES.contains(&error.code()) => Ok(false),
             Err(error) if error.code() != NO_ETAG => Err(error),
             _ if !is_untouched().await? => Ok(false),
             // A 200 that copied nothing, an empty one for example, says nothing of the store. Taken for
@@ -145,10 +149,10 @@ impl CopyProbe<'_> {
 
     async fn upload_if_absent(&self) -> Result<(), StoreError> {
         let bucket = &self.store.destination;
-        let upload = bucket.create_upload(&self.key, Vec::new()).await?;
+        let upload = bucket.create_upload(&self.key, self.headers()).await?;
         let uploaded = async {
             let query = format!("?partNumber=1&uploadId={}", encode_query(&upload));
-            let part = bucket.put(&self.key, &query, b"new").await?;
+            let part = bucket.put(&self.key, &query, Vec::new(), b"new").await?;
             let condition = CopyCondition::Absent;
             bucket
                 .complete_upload(&self.key, &upload, &[part], condition)
@@ -176,7 +180,20 @@ impl CopyProbe<'_> {
     }
 
     pub(super) async fn put(&self, body: &'static [u8]) -> Result<(), StoreError> {
-        let put = self.store.destination.put(&self.key, "", body);
+        let put = self
+            .store
+            .destination
+            .put(&self.key, "", self.headers(), body);
         put.await.map(drop)
+    }
+
+    /// As the copies have them: a bucket's policy may refuse what comes without.
+    fn headers(&self) -> RequestHeaders {
+        self.store
+            .options
+            .attributes
+            .for_probe()
+            .headers()
+            .collect()
     }
 }

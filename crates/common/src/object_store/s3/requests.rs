@@ -63,12 +63,13 @@ impl S3Bucket {
         &self,
         key: &str,
         query: &str,
+        headers: RequestHeaders,
         bytes: &'static [u8],
     ) -> Result<String, StoreError> {
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let body = HashedBody::new(SdkBody::from(bytes), size, StoreLabel::default());
         let upload = Upload::of(body, None, self.copies.timeout);
-        let written = upload.await?.write(self, key, query, Vec::new()).await?;
+        let written = upload.await?.write(self, key, query, headers).await?;
         Ok(written.copied.etag)
     }
 

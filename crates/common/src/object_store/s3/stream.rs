@@ -156,11 +156,21 @@ impl StreamedCopy<'_> {
 
     /// The condition is the ETag's, where the store honours one.
     async fn remove_broken(&self, etag: &str) -> StoreError {
-        let condition = CopyCondition::Over(&format!("\"{etag}\"")).header();
-        let removed = self
-            .store
-            .destination
-            .delete(self.key, condition.into_iter().collect());
+        let bucket = &self.store.destination;
+        let removed = async {
+            if self.store.options.conditional_copy {
+                let condition = CopyCondition::Over(&format!("\"{etag}\"")).header();
+                let removed = bucket.delete(self.key, condition.into_iter().collect());
+                return removed.await.map(drop);
+            }
+            // Such a store may refuse what has a condition.
+            match bucket.head(self.key).await? {
+                Some(head) if head.etag() == etag => {
+                    bucket.delete(self.key, Vec::new()).await.map(drop)
+                }
+                _ => Ok(()),
+            }
+        };
         if let Err(error) = removed.await {
             tracing::error!(key = self.key, %error, "a broken copy could not be removed");
         }
