@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub use pooler::TransactionPooler;
+pub use pooler::{StartupOptions, TransactionPooler};
 
 /// How often connections are cut, of the statements that write the ledger.
 #[derive(Debug, Clone, Copy)]

@@ -14,9 +14,33 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::wire::WireFrame;
 
-/// What `PgBouncer` says to a client that asks for settings with its connection.
-const OPTIONS_REFUSED: &[u8] =
-    b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0";
+/// The name of the settings that a client asks for with its connection.
+const OPTIONS: &[u8] = b"\0options\0";
+
+/// What a pooler does with settings that a client asks for with its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartupOptions {
+    /// As `PgBouncer`.
+    Refused,
+    /// As Neon's proxy, which has one code for all that goes wrong at a login.
+    RefusedUnsorted,
+    /// As Supavisor, and `PgBouncer` where it is told to ignore them.
+    Dropped,
+}
+
+impl StartupOptions {
+    fn refusal(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Refused => {
+                Some(b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0")
+            }
+            Self::RefusedUnsorted => Some(
+                b"SFATAL\0VFATAL\0CXX000\0Munsupported startup parameter in options: lock_timeout\0\0",
+            ),
+            Self::Dropped => None,
+        }
+    }
+}
 
 /// A pooler on a free port of 127.0.0.1 until it is dropped.
 pub struct TransactionPooler {
@@ -26,11 +50,11 @@ pub struct TransactionPooler {
 
 impl TransactionPooler {
     /// Starts a pooler in front of the server on `port` of 127.0.0.1.
-    pub async fn start(port: u16) -> Result<Self> {
+    pub async fn start(port: u16, options: StartupOptions) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         Ok(Self {
             port: listener.local_addr()?.port(),
-            accept_task: tokio::spawn(accept_clients(listener, port)),
+            accept_task: tokio::spawn(accept_clients(listener, port, options)),
         })
     }
 
@@ -75,7 +99,7 @@ struct ServerSession {
     prepared: HashSet<Vec<u8>>,
 }
 
-async fn accept_clients(listener: TcpListener, server: u16) {
+async fn accept_clients(listener: TcpListener, server: u16, options: StartupOptions) {
     let (idle, number) = (Arc::new(IdleSessions::default()), AtomicUsize::new(0));
     let mut clients = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -84,10 +108,20 @@ async fn accept_clients(listener: TcpListener, server: u16) {
             number: number.fetch_add(1, Ordering::Relaxed),
             statements: HashMap::new(),
             idle: Arc::clone(&idle),
+            options,
         };
         clients.spawn(client.serve(server));
         while clients.try_join_next().is_some() {}
     }
+}
+
+/// Takes the parameter that begins after `start` out of a startup message, whose first four bytes are its length.
+fn drop_parameter(startup: &mut Vec<u8>, start: usize) {
+    let value = start + OPTIONS.len();
+    let end = startup[value..].iter().position(|byte| *byte == 0);
+    startup.drain(start..value + end.unwrap_or(0));
+    let length = u32::try_from(startup.len()).unwrap_or(0);
+    startup[..4].copy_from_slice(&length.to_be_bytes());
 }
 
 struct PooledClient {
@@ -96,6 +130,7 @@ struct PooledClient {
     /// The messages that prepare this client's statements, under the names that sessions know.
     statements: HashMap<Vec<u8>, WireFrame>,
     idle: Arc<IdleSessions>,
+    options: StartupOptions,
 }
 
 impl PooledClient {
@@ -107,10 +142,14 @@ impl PooledClient {
             self.stream.flush().await?;
             first = WireFrame::read_first(&mut self.stream).await?;
         }
-        if first.bytes.windows(9).any(|text| text == b"\0options\0") {
-            let refusal = WireFrame::new(b'E', OPTIONS_REFUSED);
-            self.stream.write_all(&refusal.bytes).await?;
-            return self.stream.flush().await;
+        let mut texts = first.bytes.windows(OPTIONS.len());
+        if let Some(start) = texts.position(|text| text == OPTIONS) {
+            if let Some(refusal) = self.options.refusal() {
+                let refusal = WireFrame::new(b'E', refusal);
+                self.stream.write_all(&refusal.bytes).await?;
+                return self.stream.flush().await;
+            }
+            drop_parameter(&mut first.bytes, start);
         }
         let session = self.log_in(&first, server).await?;
         self.idle.put_back(session);

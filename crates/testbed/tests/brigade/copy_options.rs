@@ -117,6 +117,27 @@ async fn an_acl_in_a_bucket_without_acls_is_refused_at_the_start() {
     }
 }
 
+/// As a bucket's policy has it.
+#[tokio::test]
+async fn a_bucket_that_takes_nothing_without_encryption_is_served() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    let writes = ["PutObject", "CopyObject", "CreateMultipartUpload"];
+    let _unencrypted = writes.map(|operation| {
+        let denied = Fault::new(operation, FaultEffect::error(403, "AccessDenied"));
+        let denied = denied.without_header("x-amz-server-side-encryption");
+        rig.cloud.inject_fault(denied.key_contains("avatar/"))
+    });
+    let sse = [("SSE", "AES256")];
+    let plan = rig.run_program_with("feeder", &sse, &["plan"]).await;
+    assert_eq!(plan.code, Some(0), "{}", plan.log);
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &sse).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert_eq!(rig.count_rows("moves").await, 3);
+    stop_consumer(consumer).await;
+}
+
 #[tokio::test]
 async fn an_image_comes_back_to_a_bucket_without_acls() {
     let rig = TestRig::new().await;

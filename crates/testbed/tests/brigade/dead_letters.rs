@@ -169,6 +169,25 @@ async fn a_retry_during_a_redrive_leaves_the_letters_to_it() {
     stop_consumer(consumer).await;
 }
 
+/// As with a queue of another account, of which SQS lets nobody start it.
+#[tokio::test]
+async fn a_redrive_that_is_denied_is_done_one_by_one() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let consumer = rig.spawn_consumer(&[CONSUMER]);
+    feed_missing(&rig, "image/missing.png").await;
+    wait_until("the dead letter", async || rig.dead_letters().await == 1).await;
+    let denied = Fault::new(
+        "StartMessageMoveTask",
+        FaultEffect::error(403, "AccessDenied"),
+    );
+    let _denied = rig.cloud.inject_fault(denied);
+    let retried = rig.run_json_command(&["retry", "--yes"]).await;
+    assert_eq!(retried.code, 0, "{}", retried.json);
+    assert_eq!(retried.json["redrive"], "by hand");
+    stop_consumer(consumer).await;
+}
+
 /// The letter is sent, the message not yet deleted: another consumer sends it again.
 #[tokio::test]
 async fn a_crash_before_the_delete_makes_a_second_letter_and_no_second_failure() {
