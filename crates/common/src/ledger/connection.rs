@@ -124,7 +124,12 @@ pub(super) async fn prepare_pool(
         if is_plain {
             tracing::warn!("{NO_SETTINGS}");
         }
-        let settings = [&*settings, session.newest_settings(is_plain)].concat();
+        let newest = [&*settings, session.newest_settings(is_plain)].concat();
+        let takes_newest = newest.len() > settings.len()
+            && connect_once(&adapt(login.clone(), &name, &newest))
+                .await
+                .is_ok();
+        let settings = if takes_newest { newest } else { settings };
         pool.adopt(login, move |login| adapt(login, &name, &settings));
         break;
     }
@@ -191,7 +196,7 @@ impl FirstSession {
         lock_timeouts.all(|(_, asked)| self.lock_timeout == *asked)
     }
 
-    /// What the version knows beyond the settings that are tried: an unknown one would cost another connection.
+    /// What the version knows beyond the settings that are tried first, which a pooler may refuse all the same.
     fn newest_settings(&self, is_plain: bool) -> &'static [ServerSetting] {
         if !is_plain && self.version >= Some(TRANSACTION_TIMEOUT_SINCE) {
             &[("transaction_timeout", "0")]

@@ -192,7 +192,10 @@ pub(super) fn is_unsorted_login_error(error: &sqlx::Error) -> bool {
     has_sqlstate(error, &[INTERNAL_ERROR]) && ends_session(error)
 }
 
-/// Whether the session, or the login, ended with it: it says nothing of a row.
+/// What one row may end a session with: its transaction took longer than `transaction_timeout`, or it is damaged.
+const ROW_ENDS_SESSION: [&str; 3] = ["25P04", "XX001", "XX002"];
+
+/// Whether the session, or the login, ended with it.
 fn ends_session(error: &sqlx::Error) -> bool {
     let error = error.as_database_error();
     let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
@@ -249,7 +252,7 @@ const READ_ONLY: &str = "25006";
 /// Sorts by SQLSTATE: what is not about the server may be about one row of the batch.
 pub fn statement_error(error: &sqlx::Error) -> StatementError {
     let (code, message) = (sqlstate_of(error), message_of(error));
-    if ends_session(error) {
+    if ends_session(error) && !has_sqlstate(error, &ROW_ENDS_SESSION) {
         return StatementError::Unavailable(message);
     }
     let blame = code

@@ -426,6 +426,17 @@ async fn a_store_that_overwrites_in_any_case_must_be_accepted_by_name() {
     let has_words =
         ["ACCEPT_UNCONDITIONAL", "between the look"].map(|word| ended.log.contains(word));
     assert_eq!(has_words, [true, true], "{}", ended.log);
-    migrate(&rig, &[("ACCEPT_UNCONDITIONAL", "yes")]).await;
+    let accepted = [("ACCEPT_UNCONDITIONAL", "yes")];
+    migrate(&rig, &accepted).await;
     assert_eq!(rig.count_rows("moves").await, 1);
+    // Some refuse every condition.
+    let refused = Fault::new("CopyObject", FaultEffect::error(501, "NotImplemented"));
+    let _refused = rig.cloud.inject_fault(refused.with_header("if-match"));
+    let newer = b"newer bytes";
+    rig.put_object("images-old", "image/0.png", newer).await;
+    let recopy = ["verify", "--recopy"];
+    let verify = rig.run_program_with("feeder", &accepted, &recopy).await;
+    assert_eq!(verify.code, Some(0), "{}", verify.log);
+    let copied = rig.destination_sha256("avatar/0.png").await;
+    assert_eq!(copied.unwrap(), sha256(newer));
 }

@@ -147,12 +147,12 @@ impl S3Store {
         self.condition_if(self.options.conditional_copy)
     }
 
-    /// None for a store that honours none: some refuse what has one.
-    fn condition_if(&self, is_honoured: bool) -> CopyCondition<'_> {
+    /// None for a store that honours none: some refuse what has one. `on_absence`: whether it honours this one.
+    fn condition_if(&self, on_absence: bool) -> CopyCondition<'_> {
         match &self.replace_etag {
-            _ if !is_honoured => CopyCondition::None,
-            Some(ours) => CopyCondition::Over(ours),
-            None => CopyCondition::Absent,
+            Some(ours) if self.options.conditional_copy => CopyCondition::Over(ours),
+            None if on_absence => CopyCondition::Absent,
+            _ => CopyCondition::None,
         }
     }
 
@@ -219,7 +219,8 @@ impl S3Store {
 impl ObjectStore for S3Store {
     async fn copy(&self, route: &MoveRoute) -> Result<CopiedObject, StoreError> {
         let condition = self.condition();
-        if let CopyCondition::None = condition {
+        // What is replaced was looked at already.
+        if matches!(condition, CopyCondition::None) && self.replace_etag.is_none() {
             // Boxed, so that the SDK's future makes no room in the one of a copy.
             Box::pin(self.ensure_destination_free(route)).await?;
         }
