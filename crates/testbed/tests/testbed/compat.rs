@@ -6,7 +6,8 @@ use tokio::process::Command;
 
 /// The value of a row of the page.
 fn finding<'a>(page: &'a str, question: &str) -> Option<&'a str> {
-    let row = page.lines().find(|line| line.contains(question))?;
+    let is_row = |line: &&str| line.starts_with('|') && line.contains(question);
+    let row = page.lines().find(is_row)?;
     row.rsplit('|').nth(1).map(str::trim)
 }
 
