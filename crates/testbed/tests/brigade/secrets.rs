@@ -8,7 +8,7 @@ use bucket_brigade_testbed::process::{ChildProcess, binary_path};
 use bucket_brigade_testbed::{Cluster, Fault, FaultEffect};
 
 use crate::http_endpoint::{free_address, http_get};
-use crate::rig::{TestRig, wait_until};
+use crate::rig::{TestRig, wait_for_exit, wait_until};
 use crate::trace::collector::TraceCollector;
 
 const PASSWORD: &str = "mArkerPassword";
@@ -49,7 +49,7 @@ fn assert_no_secret(text: &str, whose: &str) {
 
 /// The whole log of a process that ended.
 async fn whole_log(process: &mut ChildProcess) -> (Option<i32>, String) {
-    let code = process.wait_for_exit().await.unwrap().code();
+    let code = wait_for_exit(process).await.code;
     (code, process.log_tail(usize::MAX))
 }
 
