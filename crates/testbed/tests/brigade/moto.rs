@@ -1,6 +1,5 @@
 //! The same job on an independent S3 and SQS: moto, a Python package. Skipped where it is missing.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -14,6 +13,7 @@ use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::process::binary_path;
 use futures::future::join;
 
+use crate::http_endpoint::free_address;
 use crate::rig::{TestRig, image_properties, location, stop_consumer, wait_until};
 use crate::shared_queue::{NO_RUN, spawn_consumer_of_all};
 
@@ -48,11 +48,8 @@ fn start_moto() -> Option<MotoServer> {
         println!("skipped: moto is not installed (script/setup-tools)");
         return None;
     }
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let address = free_address();
+    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
     let child = Command::new(&python)
         .args([
             "-m",
