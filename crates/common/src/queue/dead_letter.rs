@@ -94,7 +94,7 @@ impl DeadLetterQueue {
             Err(error) => match queue_error("StartMessageMoveTask", &self.arn, error) {
                 QueueError::Refused { code, .. }
                     if UNSUPPORTED_CODES.iter().any(|one| code.contains(one)) => {}
-                // Nobody may of a queue in another account.
+                // SQS lets no other account start it, whatever the policies say.
                 error if error.is_denied() => {
                     tracing::warn!("{error}: the dead letters are received and sent one by one");
                 }

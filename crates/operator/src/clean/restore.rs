@@ -13,15 +13,15 @@ use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::context::CommandContext;
 use crate::retrying_store::{self, is_object_error, retry_object_request};
 
+/// How many copies are tried before none counts as readable.
+const READ_COPIES: usize = 3;
+
 pub(super) struct ObjectRestorer<'a> {
     context: &'a CommandContext,
     removals: RemovalLedger<'a>,
     store: OnceCell<S3Store>,
     has_read_copy: OnceCell<()>,
 }
-
-/// How many copies are tried before none counts as readable.
-const READ_COPIES: usize = 3;
 
 impl<'a> ObjectRestorer<'a> {
     pub(super) fn new(context: &'a CommandContext, removals: RemovalLedger<'a>) -> Self {

@@ -280,6 +280,9 @@ impl RollbackRun<'_> {
         &self,
         batch: Vec<UndoTarget>,
     ) -> anyhow::Result<(Vec<UndoTarget>, Vec<UndoTarget>)> {
+        if batch.is_empty() {
+            return Ok((Vec::new(), batch));
+        }
         let ids = retry_statement(async || undone_by_us(self.ledger, &batch).await).await?;
         Ok(split_by_id(batch, &ids))
     }
@@ -312,11 +315,7 @@ impl RollbackRun<'_> {
         let path = |undo: &UndoTarget| now.get(&id_of(undo)).map(|row| &row.path);
         let is_back = |undo: &mut UndoTarget| path(undo) == Some(&undo.row.old_path);
         let back: Vec<_> = rest.extract_if(.., is_back).collect();
-        let (late, others) = if back.is_empty() {
-            (back, Vec::new())
-        } else {
-            self.find_undone(back).await?
-        };
+        let (late, others) = self.find_undone(back).await?;
         for undo in others.iter().chain(&rest) {
             match path(undo) {
                 None => self.skip(undo, SkipReason::Deleted, None),
