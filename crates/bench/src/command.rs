@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::bare_loop::BareLoop;
 use crate::machine::MachineInfo;
 use crate::results::BenchResults;
-use crate::rig::BenchRig;
+use crate::rig::{BenchRig, StoreAddress};
 use crate::rows::{Bench, RowGroup};
 use crate::stub;
 
@@ -34,6 +34,10 @@ struct BenchArguments {
     /// beside it.
     #[arg(long, value_name = "FILE")]
     into: Option<PathBuf>,
+    /// A store that runs, for the group `store`, as `script/stores/ceph DIRECTORY start` prints it. What its buckets
+    /// old-images and new-images hold is deleted.
+    #[arg(long, value_name = "ENDPOINT,KEY,SECRET")]
+    store: Option<StoreAddress>,
     #[command(subcommand)]
     part: Option<BenchSubcommand>,
 }
@@ -82,6 +86,7 @@ async fn measure_groups(arguments: &BenchArguments) -> Result<(BenchResults, Res
         results: BenchResults::new(machine),
         rounds: arguments.rounds.unwrap_or(rounds),
         divisor,
+        store: arguments.store.clone(),
     };
     let groups = match &*arguments.only {
         [] => RowGroup::value_variants(),

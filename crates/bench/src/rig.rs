@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -28,12 +29,38 @@ const MIGRATION_SETTINGS: [(&str, &str); 5] = [
 #[derive(Debug)]
 pub struct BenchRig {
     pub stub: StubClient,
+    /// Where the images are, if not in the stub.
+    pub store: Option<StoreAddress>,
     pub pool: PgPool,
     database_url: String,
     cluster: Cluster,
     stub_process: Child,
     next_row: u64,
     logs: tempfile::TempDir,
+}
+
+/// A store that runs, by an address with the bucket in the path.
+#[derive(Debug, Clone)]
+pub struct StoreAddress {
+    pub endpoint: String,
+    pub access_key: String,
+    pub secret_key: String,
+}
+
+impl FromStr for StoreAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(',').map(str::to_owned);
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(endpoint), Some(access_key), Some(secret_key), None) => Ok(Self {
+                endpoint,
+                access_key,
+                secret_key,
+            }),
+            _ => Err("wanted: ENDPOINT,KEY,SECRET"),
+        }
+    }
 }
 
 /// Consumers at work.
@@ -66,6 +93,7 @@ impl BenchRig {
         let (stub_process, port) = start_stub()?;
         let mut rig = Self {
             stub: StubClient::new(port),
+            store: None,
             pool,
             database_url,
             cluster,
@@ -161,16 +189,25 @@ impl BenchRig {
         Ok(())
     }
 
+    pub fn s3_endpoint(&self) -> String {
+        let store = self.store.as_ref().map(|store| store.endpoint.clone());
+        store.unwrap_or_else(|| self.stub.endpoint())
+    }
+
     /// A command with the programs' environment and none of ours.
     pub fn program_command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
         let endpoint = self.stub.endpoint();
+        let keys = self.store.as_ref().map_or(("bench", "bench"), |store| {
+            (&store.access_key, &store.secret_key)
+        });
         command.env_clear().envs(MIGRATION_SETTINGS).envs([
             ("PATH", &*std::env::var("PATH").unwrap_or_default()),
             ("AWS_ENDPOINT_URL", &endpoint),
+            ("AWS_ENDPOINT_URL_S3", &self.s3_endpoint()),
             ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "bench"),
-            ("AWS_SECRET_ACCESS_KEY", "bench"),
+            ("AWS_ACCESS_KEY_ID", keys.0),
+            ("AWS_SECRET_ACCESS_KEY", keys.1),
             ("S3_FORCE_PATH_STYLE", "true"),
             ("DATABASE_URL", &self.database_url),
             ("QUEUE_URL", &format!("{endpoint}/000000000000/images")),

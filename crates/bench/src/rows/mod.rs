@@ -14,6 +14,7 @@ mod partitions;
 mod peers;
 mod snapshot;
 mod starting;
+mod store;
 mod streaming;
 mod sweeping;
 
@@ -21,7 +22,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::results::BenchResults;
-use crate::rig::BenchRig;
+use crate::rig::{BenchRig, StoreAddress};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RowGroup {
@@ -47,6 +48,8 @@ pub enum RowGroup {
     Partitions,
     /// `verify` against `rclone check`.
     Checking,
+    /// The consumer and tools that only copy on the store that --store names.
+    Store,
     /// Cost from a thousand rows to ten million: of feeding, watching and the operator's commands.
     Growth,
 }
@@ -58,6 +61,7 @@ pub struct Bench {
     pub rounds: usize,
     /// By what the number of rows is divided: 1 for figures to publish.
     pub divisor: u64,
+    pub store: Option<StoreAddress>,
 }
 
 impl Bench {
@@ -79,6 +83,7 @@ impl Bench {
             RowGroup::Streaming => streaming::measure(self).await,
             RowGroup::Partitions => partitions::measure(self).await,
             RowGroup::Checking => checking::measure(self).await,
+            RowGroup::Store => store::measure(self).await,
             RowGroup::Growth => growth::measure(self).await,
         }
     }

@@ -43,7 +43,7 @@ impl PeerTool {
             Self::S5cmd => {
                 let file = rig.file_path("s5cmd.txt");
                 std::fs::write(&file, s5cmd_lines(rows))?;
-                command.args(["--endpoint-url", &rig.stub.endpoint()]);
+                command.args(["--endpoint-url", &rig.s3_endpoint()]);
                 command.args(["--numworkers", &in_flight.to_string(), "run"]);
                 command.arg(file);
             }
@@ -79,7 +79,7 @@ fn add_rclone(
         let values = [
             ("TYPE", "s3".to_owned()),
             ("PROVIDER", "Other".to_owned()),
-            ("ENDPOINT", rig.stub.endpoint()),
+            ("ENDPOINT", rig.s3_endpoint()),
             ("ENV_AUTH", "true".to_owned()),
         ];
         for (name, value) in values {
