@@ -24,6 +24,11 @@ const SELECT_SIZE: &str = "WITH RECURSIVE tables AS (
                         FILTER (WHERE relkind <> 'p'), 0)::bigint, bool_or(relkind = 'p')
       FROM tables JOIN pg_class USING (oid)";
 
+/// `$1` table and `$2` column, both quoted.
+const IS_TEXT: &str = "SELECT EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = $1::regclass
+    AND format('\"%s\"', replace(a.attname, '\"', '\"\"')) = $2
+    AND a.atttypid IN ('text'::regtype, 'varchar'::regtype))";
+
 #[derive(Debug, Serialize)]
 pub(super) struct MissingIndex {
     sql: String,
@@ -68,7 +73,7 @@ impl MissingIndexes {
             };
             if !at.is_indexed {
                 add(
-                    &format!("({path})"),
+                    &format!("({})", text_expression(ledger, at).await?),
                     format!(
                         "table {table} (about {rows} rows) is read three times for each {LARGE_PAGE_ROWS} objects"
                     ),
@@ -88,6 +93,25 @@ impl MissingIndexes {
         }
         Ok(missing)
     }
+}
+
+/// The path as a text, as it is looked for: of another type an index of its own does not serve.
+async fn text_expression(
+    ledger: &PostgresLedger,
+    PathColumn { table, path, .. }: &PathColumn,
+) -> Result<String, StatementError> {
+    let read = async || {
+        let query = sqlx::query_scalar(IS_TEXT).bind(table).bind(path);
+        query.fetch_one(ledger.pool()).await
+    };
+    let is_text: bool = retry_query(read)
+        .await
+        .map_err(|error| statement_error(&error))?;
+    Ok(if is_text {
+        path.clone()
+    } else {
+        format!("({path}::text)")
+    })
 }
 
 async fn read_size(

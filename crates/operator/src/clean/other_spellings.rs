@@ -24,7 +24,7 @@ pub(super) const MAX_ROWS_OUTSIDE: u64 = 100_000;
 const MAX_EXAMPLES: usize = 3;
 
 /// What may be a query, an encoding, or another way to the same object.
-const ODD_PATTERN: &str = r"[?#%+\\]|\s|/\.|[^:]//|^/|\A\.";
+const ODD_PATTERN: &str = r"[?#%+&\\]|\s|/\.|[^:]//|^/|\A\.";
 
 /// Characters that may stand around a file's name in a URL, a list or a JSON text.
 const DELIMITERS: &[char] = &[
@@ -130,8 +130,14 @@ impl OtherSpellings {
 
     pub(super) fn may_mean(&self, key: &str) -> bool {
         let name = key.trim_end_matches('/').rsplit('/').next();
-        self.keys.contains(key)
-            || name.is_some_and(|name| self.names.contains(&hash_of(name.to_lowercase())))
+        self.keys.contains(key) || name.is_some_and(|name| self.has_name(&name.to_lowercase()))
+    }
+
+    /// Whole, or in parts where delimiters are in the name itself, which was taken apart in a row.
+    fn has_name(&self, name: &str) -> bool {
+        let is_known = |name: &str| self.names.contains(&hash_of(name));
+        let mut parts = name_parts(name).peekable();
+        is_known(name) || parts.peek().is_some() && parts.all(is_known)
     }
 }
 
@@ -179,13 +185,54 @@ fn is_outside(path: &str, known_prefixes: &[String]) -> bool {
     !known_prefixes.iter().any(is_known)
 }
 
-/// A path without its percent-encoding: as it is, decoded once, twice, and with `+` for a space.
+/// A path without its percent-encoding: as it is, decoded once, twice, and with `+` for a space; and the same of what it
+/// says in HTML or in JSON.
 fn decodings(path: &str) -> Vec<Cow<'_, str>> {
-    let once = percent_decode_str(path).decode_utf8_lossy();
-    let twice = percent_decode_str(&once).decode_utf8_lossy().into_owned();
-    let spaced = path.replace('+', " ");
-    let spaced = percent_decode_str(&spaced).decode_utf8_lossy().into_owned();
-    vec![path.into(), once.clone(), twice.into(), spaced.into()]
+    let texts = [path.into(), without_entities(path), without_escapes(path)];
+    let is_other = |(n, text): &(usize, Cow<'_, str>)| *n == 0 || **text != *path;
+    let texts = texts.into_iter().enumerate().filter(is_other);
+    texts
+        .flat_map(|(_, text)| percent_decodings(text))
+        .collect()
+}
+
+fn percent_decodings(path: Cow<'_, str>) -> [Cow<'_, str>; 4] {
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let once = decode(&path);
+    let (twice, spaced) = (decode(&once), decode(&path.replace('+', " ")));
+    [path, once.into(), twice.into(), spaced.into()]
+}
+
+/// `&amp;` and the like, of which a name may consist.
+fn without_entities(text: &str) -> Cow<'_, str> {
+    if !text.contains('&') {
+        return text.into();
+    }
+    let named = [
+        ("&quot;", "\""),
+        ("&apos;", "'"),
+        ("&#39;", "'"),
+        ("&#x27;", "'"),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&amp;", "&"),
+    ];
+    let decoded = named
+        .iter()
+        .fold(text.to_owned(), |text, (entity, character)| {
+            text.replace(entity, character)
+        });
+    decoded.into()
+}
+
+/// What is left of JSON's escapes outside ASCII, and of its slashes.
+fn without_escapes(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return text.into();
+    }
+    let quoted = text.replace("\\\"", "\"").replace('"', "\\\"");
+    let decoded = serde_json::from_str::<String>(&format!("\"{quoted}\""));
+    decoded.map_or_else(|_| text.into(), Cow::Owned)
 }
 
 /// A path up to its query, and up to its fragment.
@@ -219,6 +266,10 @@ fn resolve_segments(path: &str) -> String {
     segments.join("/")
 }
 
+fn name_parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(DELIMITERS).flat_map(str::split_whitespace)
+}
+
 /// Everything in a path that may be a file's name, in small letters.
 fn file_names(path: &str) -> HashSet<String> {
     let mut names = HashSet::new();
@@ -228,10 +279,8 @@ fn file_names(path: &str) -> HashSet<String> {
             let name = cut.trim().trim_end_matches('/').rsplit('/').next();
             names.extend(name.map(ToOwned::to_owned));
         }
-        for name in text.split(DELIMITERS) {
-            names.extend(name.split_whitespace().map(ToOwned::to_owned));
-            names.insert(name.trim().to_owned());
-        }
+        names.extend(name_parts(&text).map(ToOwned::to_owned));
+        names.extend(text.split(DELIMITERS).map(|name| name.trim().to_owned()));
     }
     names.remove("");
     names
@@ -268,7 +317,7 @@ mod tests {
         assert_eq!(
             urls().odd_condition("p"),
             r#"(p::text COLLATE "C") <> '' AND (p::text COLLATE "C") NOT LIKE 'https://new.example/%'"#.to_owned()
-                + r#" AND ((p::text COLLATE "C") ~ E'[?#%+\\\\]|\\s|/\\.|[^:]//|^/|\\A\\.' OR (p::text COLLATE "C") NOT LIKE 'https://old.example/%')"#
+                + r#" AND ((p::text COLLATE "C") ~ E'[?#%+&\\\\]|\\s|/\\.|[^:]//|^/|\\A\\.' OR (p::text COLLATE "C") NOT LIKE 'https://old.example/%')"#
         );
         let mut rules = urls();
         rules.known_prefixes = vec![String::new(), "https://old.example/".into()];
@@ -300,6 +349,34 @@ mod tests {
             assert_eq!(spellings.rows_outside, Some(1), "{path}");
             assert!(spellings.may_mean("image/u/a b.png"), "{path}");
             assert!(!spellings.may_mean("image/u/c.png"), "{path}");
+        }
+    }
+
+    #[test]
+    fn html_and_json_spell_names_in_their_own_ways() {
+        for (path, name) in [
+            ("http://old.example/u/a&amp;b.png", "a&b.png"),
+            ("<img src='/u/it&#39;s.png'>", "it's.png"),
+            (r#"{"f":"u\/\u00fcn\u00ef.png"}"#, "ünï.png"),
+            ("https://old.example/u/a&amp;b.png", "a&b.png"),
+        ] {
+            let key = format!("image/u/{name}");
+            assert!(spellings_of(path).may_mean(&key), "{path}");
+        }
+    }
+
+    #[test]
+    fn delimiters_may_be_part_of_a_name() {
+        for name in ["a (1).png", "a[2].png", "o'neil & co, ltd=x;y.png", "a: b"] {
+            for path in [
+                format!("<img src=\"http://old.example/u/{name}\">"),
+                format!("http://old.example/u/{name}?v=2"),
+                format!("{{\"one\":\"u/{name}\",\"two\":\"b.png\"}}"),
+            ] {
+                let spellings = spellings_of(&path);
+                assert!(spellings.may_mean(&format!("image/u/{name}")), "{path}");
+                assert!(!spellings.may_mean("image/u/a (3).png"), "{path}");
+            }
         }
     }
 

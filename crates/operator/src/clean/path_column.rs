@@ -113,14 +113,14 @@ impl PathColumn {
     pub(super) fn lookup_sql(&self, condition: &str) -> String {
         let Self { table, path, .. } = self;
         format!(
-            "SELECT DISTINCT t.{path}::text FROM {table} t WHERE t.{path} = ANY ($1::text[]) AND {condition}"
+            "SELECT DISTINCT t.{path}::text COLLATE \"C\" FROM {table} t WHERE t.{path}::text = ANY ($1::text[]) AND {condition}"
         )
     }
 
     /// As a subquery, which is hashed whatever the server expects of a parameter.
     pub(super) fn is_one_of(&self, paths: &str, condition: &str) -> String {
         let path = &self.path;
-        format!("t.{path} IN (SELECT unnest({paths}::text[])) AND {condition}")
+        format!("t.{path}::text IN (SELECT unnest({paths}::text[])) AND {condition}")
     }
 
     /// The wanted paths of the next rows, and how many rows these are; none at the end.
@@ -151,6 +151,8 @@ impl PathColumn {
         Ok(Some((wanted.map(|row| row.path).collect(), count)))
     }
 
+    /// An image that stands in the row itself names no object, and may be large.
+    ///
     /// `$1` rows, `$2` cursor, and perhaps `$3` paths. Of a stretch the wanted rows, and its last one. Over
     /// partitions an id need not be unique: all rows with the last one are read.
     pub(super) fn stretch_sql(&self, search: &RowSearch<'_>, has_cursor: bool) -> String {
@@ -171,7 +173,8 @@ impl PathColumn {
         };
         format!(
             r#"WITH stretch AS MATERIALIZED (
-    SELECT {columns}, t.{path}::text COLLATE "C" AS path, {wanted} AS is_wanted FROM {table} t WHERE {scope}
+    SELECT {columns}, CASE WHEN t.{path}::text COLLATE "C" LIKE 'data:%' THEN left(t.{path}::text, 64)
+           ELSE t.{path}::text END COLLATE "C" AS path, {wanted} AS is_wanted FROM {table} t WHERE {scope}
      ORDER BY {order} FETCH FIRST $1 ROWS WITH TIES
 ), marked AS (
     SELECT {keys}, path, is_wanted, lead(1) OVER (ORDER BY {key_order}) IS NULL AS is_last, count(*) OVER () AS rows
