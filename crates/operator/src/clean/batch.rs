@@ -8,12 +8,13 @@ use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{
     BucketSide, DeleteOutcome, DeleteTarget, MAX_DELETE_OBJECTS, RemovalDeadline,
 };
+use bucket_brigade_common::printable::counted;
 
 use super::companions::SHARED_REASON;
 use super::encoded_paths::OtherPaths;
 use super::pass::CleanPass;
 use super::path_references::{ReferringColumn, referenced_keys};
-use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes};
+use super::removals::{ObjectRemoval, RemovalOutcome, RemovalOutcomes, keep_all};
 use crate::locks::{self, LocksLost};
 use crate::page_pipeline::until_stopped;
 use crate::retrying_store::{
@@ -381,6 +382,16 @@ impl ObjectCleaner<'_> {
         anyhow::Error::from(error).context(format!("what was asked to go from bucket {bucket} may still go for half an hour: run clean again then"))
     }
 
+    fn explain_unasked(&self, gone: usize) -> String {
+        let (gone, bucket) = (
+            counted(gone, "object", "objects"),
+            self.pass.removals.bucket,
+        );
+        format!(
+            "{gone} went from bucket {bucket}, and whether a row names one by now is not known: run the same clean again as soon as the database responds"
+        )
+    }
+
     /// A row that came to name an object between the last question and its removal gets it back, also where the
     /// request failed and what it removed is not known: the others of these stay in removal, for the next clean to
     /// look at. Returns those for which that failed.
@@ -391,7 +402,8 @@ impl ObjectCleaner<'_> {
         outcomes: &mut RemovalOutcomes,
     ) -> anyhow::Result<RemovalOutcomes> {
         let removals = gone.iter().map(|(removal, _)| removal);
-        let referenced = self.referenced_keys(removals.chain(uncertain)).await?;
+        let referenced = self.referenced_keys(removals.chain(uncertain)).await;
+        let referenced = referenced.with_context(|| self.explain_unasked(gone.len()))?;
         let is_lost = |removal: &ObjectRemoval| referenced.contains(&removal.object_key);
         let (lost, removed): (Vec<_>, Vec<_>) =
             gone.into_iter().partition(|(removal, _)| is_lost(removal));
@@ -435,9 +447,4 @@ impl ObjectCleaner<'_> {
             "{REFERENCED_REASON} since a moment ago{how}{warning}"
         ))
     }
-}
-
-fn keep_all(removals: &[ObjectRemoval], error: &StoreError) -> RemovalOutcomes {
-    let kept = |removal: &ObjectRemoval| (removal.clone(), RemovalOutcome::Kept(error.to_string()));
-    removals.iter().map(kept).collect()
 }

@@ -341,7 +341,7 @@ fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), Comm
     Err(CommandError {
         code: exit::CHECK_FAILED,
         reason: format!(
-            "no source may go: {} of {} moves have not been verified since they were made; run feeder verify first",
+            "no source may go: {} of {} moves have not been verified since they were made, or were not found sound; run feeder verify first, and mend what it lists",
             eligible.unverified, eligible.moves
         ),
     })

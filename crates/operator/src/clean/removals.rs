@@ -8,6 +8,8 @@
 //!     └─ left_because, and still in removal: gone, and a request without a response may be under way
 //! ```
 
+use std::fmt::Display;
+
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
     IS_REQUEST_ALIVE, LockClaims, PostgresLedger, holds_locks_sql, with_timeout,
@@ -280,4 +282,9 @@ impl<'a> RemovalLedger<'a> {
         let recorded: i64 = with_timeout(query.fetch_one(self.ledger.pool())).await?;
         Ok(recorded > 0)
     }
+}
+
+pub(super) fn keep_all(removals: &[ObjectRemoval], error: &impl Display) -> RemovalOutcomes {
+    let kept = |removal: &ObjectRemoval| (removal.clone(), RemovalOutcome::Kept(error.to_string()));
+    removals.iter().map(kept).collect()
 }

@@ -95,20 +95,26 @@ impl<'a> ObjectRestorer<'a> {
             return retrying_store::open_for_copies(self.context, ledger).await;
         }
         let ways = ledger.options().of_way_back();
-        let mut opened = self.open_reversed(&ways[0]).await;
+        let refusal = match self.open_reversed(&ways[0]).await {
+            Err(error) if !error.is_transient() => error,
+            opened => return opened,
+        };
         for options in &ways[1..] {
-            match opened {
-                Err(error) if !error.is_transient() => {
-                    tracing::debug!(%error, "what comes back is tried in another way");
-                    opened = self.open_reversed(options).await;
+            tracing::debug!(%refusal, "what comes back is tried in another way");
+            match self.open_reversed(options).await {
+                Err(error) if !error.is_transient() => {}
+                opened => {
+                    if opened.is_ok() && options.copy_acl != ways[0].copy_acl {
+                        tracing::warn!(
+                            "what a row names again by then would come back without COPY_ACL"
+                        );
+                    }
+                    return opened;
                 }
-                _ => break,
-            }
-            if opened.is_ok() && options.copy_acl != ways[0].copy_acl {
-                tracing::warn!("what a row names again by then would come back without COPY_ACL");
             }
         }
-        opened
+        // What was only tried is not set, and says nothing.
+        Err(refusal)
     }
 
     async fn open_reversed(&self, options: &RunOptions) -> Result<S3Store, PreflightError> {
