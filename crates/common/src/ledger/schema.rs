@@ -23,7 +23,7 @@ macro_rules! step {
 
 /// Number, name and SQL of each step from nothing to this version's ledger. A released step never
 /// changes: databases remember its checksum.
-const MIGRATIONS: [(i64, &str, &str); 14] = [
+const MIGRATIONS: [(i64, &str, &str); 15] = [
     step!(1, "ledger", "0001_ledger.sql"),
     step!(2, "steering", "0002_steering.sql"),
     step!(3, "proof", "0003_proof.sql"),
@@ -38,6 +38,7 @@ const MIGRATIONS: [(i64, &str, &str); 14] = [
     step!(14, "cursors", "0014_cursors.sql"),
     step!(15, "fence", "0015_fence.sql"),
     step!(16, "found", "0016_found.sql"),
+    step!(17, "long paths", "0017_long_paths.sql"),
 ];
 
 /// The step this version is at.
@@ -50,6 +51,12 @@ const SELECT_VERSION: &str =
 /// Only the tables' owner may alter them.
 const SELECT_OWNER: &str = "SELECT tableowner::text FROM pg_tables
     WHERE schemaname = 'bucket_brigade' AND tablename = 'run'";
+
+/// Tables of the ledger whose rows are hidden from this role, as where every new table gets row level security.
+const SELECT_HIDDEN: &str = "SELECT current_user::text,
+        string_agg(format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY;', oid::regclass), E'\\n' ORDER BY relname)
+    FROM pg_class
+    WHERE relnamespace = to_regnamespace('bucket_brigade') AND relkind = 'r' AND row_security_active(oid)";
 
 fn build_migrator() -> Migrator {
     let steps = MIGRATIONS.map(|(number, name, sql)| {
@@ -77,7 +84,7 @@ pub(super) async fn ensure_schema(pool: &PgPool, session: PgConnection) -> Resul
         }
     }
     let Err(error) = migrate(session).await else {
-        return Ok(());
+        return ensure_visible(pool).await;
     };
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
@@ -114,12 +121,26 @@ async fn migrate(mut session: PgConnection) -> Result<(), MigrateError> {
 /// # Errors
 /// It is a later version's.
 pub(super) async fn is_ready(pool: &PgPool) -> Result<bool, LedgerError> {
+    ensure_visible(pool).await?;
     match find_version(pool).await {
         Ok(Some(step)) if step > LATEST_MIGRATION => Err(later_version_error(step)),
         Ok(version) => Ok(version == Some(LATEST_MIGRATION)),
         Err(error) if is_permission_denied(&error) => Err(ledger_permission_error(pool).await?),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Hidden rows would look like a ledger without runs, and updates of them like done.
+async fn ensure_visible(pool: &PgPool) -> Result<(), LedgerError> {
+    let query = sqlx::query_as(SELECT_HIDDEN);
+    let (user, sql): (String, Option<String>) = query.fetch_one(pool).await?;
+    sql.map_or(Ok(()), |sql| {
+        Err(LedgerError::NotAllowed {
+            what: "see every row of the ledger: row level security applies to its tables".into(),
+            user,
+            sql,
+        })
+    })
 }
 
 fn later_version_error(step: i64) -> LedgerError {

@@ -14,10 +14,10 @@ use super::removals::{ObjectRemoval, RemovalLedger};
 use crate::command_cursor::CursorLap;
 use crate::statements::retry_statement;
 
-/// A move that verify has settled since it was made, and whose source is there as far as we know. As the index
-/// `moves_cleanable` has it, to the letter.
+/// A move that verify has settled since it was made, and whose source is there as far as we know, unless its path is
+/// too long for an index. As the index `moves_cleanable` has it, to the letter.
 pub(super) const CLEANABLE: &str = "(m.verified_at > m.moved_at OR m.abandoned_at > m.moved_at)
-       AND (m.source_settled_at >= m.moved_at) IS NOT TRUE";
+       AND (m.source_settled_at >= m.moved_at) IS NOT TRUE AND octet_length(m.old_path) <= 2600";
 
 /// `$1` run, `$2` and `$3` the lap's ends, `$4` size. Paths, in the order of the index.
 pub(super) fn cleanable_paths_sql() -> String {
@@ -87,7 +87,7 @@ fn orphans_sql(age: &str, condition: &str) -> String {
                SELECT {IS_REQUEST_ALIVE} AS is_request_alive FROM bucket_brigade.removals r
                 WHERE r.run_id = o.run_id AND r.is_orphan AND r.path = o.new_path
                   AND r.removing_at IS NOT NULL AND r.removed_at IS NULL) removal ON true
-          WHERE run_id = $1 AND {condition}"
+          WHERE run_id = $1 AND octet_length(o.new_path) <= 2600 AND {condition}"
     )
 }
 

@@ -58,7 +58,8 @@ fn count_sql(orphans: bool, part: &str) -> String {
             .into()
     } else {
         format!(
-            "m.old_path, m.size_bytes, m.source_etag, (m.source_settled_at >= m.moved_at) IS NOT TRUE AS is_there,
+            "m.old_path, m.size_bytes, m.source_etag,
+           (m.source_settled_at >= m.moved_at) IS NOT TRUE AND octet_length(m.old_path) <= 2600 AS is_there,
            ({CLEANABLE}) IS TRUE AS is_cleanable, m.moved_at > now() - make_interval(secs => $2) AS is_young
       FROM bucket_brigade.moves m"
         )

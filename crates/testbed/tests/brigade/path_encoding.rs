@@ -104,6 +104,39 @@ async fn encoded_paths_are_verified_set_back_and_moved_again() {
     rig.assert_counts_agree().await;
 }
 
+/// Signed URLs: no entry of an index holds them.
+#[tokio::test]
+async fn a_path_too_long_for_an_index_is_verified_and_its_source_stays() {
+    let rig = rig_with(KeySpelling::Url).await;
+    let signature: String = std::iter::repeat_with(fastrand::alphanumeric)
+        .take(3000)
+        .collect();
+    let id = add_spelled(&rig, &format!("a.png?{signature}"), "a.png").await;
+    add_spelled(&rig, "b.png", "b.png").await;
+    rig.run_migration().await;
+    let verified = rig.run_json_command(&["verify"]).await;
+    assert_eq!(verified.code, 0, "{}", verified.json);
+    let cleaned = rig.run_json_command(&CLEAN).await;
+    let numbers = (cleaned.code, cleaned.number_of("removed"));
+    assert_eq!(numbers, (0, 1), "{}", cleaned.json);
+    assert!(rig.object_exists("images-old", "a.png").await);
+    let back = rig
+        .run_json_command(&["rollback", "--ids", &id, "--yes"])
+        .await;
+    assert_eq!((back.code, back.number_of("rolled_back")), (0, 1));
+    let cleaned = rig
+        .run_json_command(&[
+            "clean",
+            "--orphans",
+            "--older-than",
+            "0s",
+            "--confirm",
+            "images-new",
+        ])
+        .await;
+    assert_eq!(cleaned.code, 0, "{}", cleaned.json);
+}
+
 #[tokio::test]
 async fn clean_keeps_a_source_that_a_row_names_in_any_spelling() {
     let rig = rig_with(KeySpelling::Url).await;

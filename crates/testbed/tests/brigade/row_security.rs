@@ -51,6 +51,33 @@ async fn hidden_rows_are_refused_by_every_program_that_reads_rows() {
     assert_eq!(ended.code, Some(0), "{}", ended.log);
 }
 
+/// As where an event trigger enables it for each new table.
+#[tokio::test]
+async fn a_ledger_whose_rows_are_hidden_is_refused() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let role = format!("mover_{:x}", fastrand::u64(..));
+    rig.execute_sql(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'poor';
+         GRANT ALL ON SCHEMA bucket_brigade TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA public, bucket_brigade TO {role};
+         ALTER TABLE bucket_brigade.run ENABLE ROW LEVEL SECURITY"
+    ))
+    .await;
+    let url = rig.url_as(&role);
+    for (program, arguments) in [
+        ("feeder", &[][..]),
+        ("consumer", &[]),
+        ("feeder", &["status"]),
+    ] {
+        let mut process = rig.spawn(program, &[("DATABASE_URL", &url)], arguments);
+        let ended = crate::rig::wait_for_exit(&mut process).await;
+        assert_eq!(ended.code, Some(77), "{program}: {}", ended.log);
+        let mend = "ALTER TABLE bucket_brigade.run DISABLE ROW LEVEL SECURITY;";
+        assert!(ended.log.contains(mend), "{program}: {}", ended.log);
+    }
+}
+
 #[tokio::test]
 async fn a_policy_that_comes_later_makes_no_row_seem_deleted() {
     let rig = TestRig::new().await;
