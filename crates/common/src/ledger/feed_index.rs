@@ -48,12 +48,12 @@ impl FeedIndex {
     }
 }
 
-/// What indexes serve, of which the predicate of a partial index follows: under the column's own collation,
-/// and written out, since nothing follows of a parameter. It holds of more rows than are in scope where the
+/// What indexes serve, of which the predicate of a partial index follows: under the column's own collation where LIKE
+/// takes it, and written out, since nothing follows of a parameter. It holds of more rows than are in scope where the
 /// column's type ignores case.
 fn has_prefix(table: &ApplicationTable, rule: &PathRule) -> String {
     let pattern = quote_literal(&like_prefix(rule.old_prefix()));
-    format!("t.{} LIKE {pattern}", table.path)
+    format!("t.{}{} LIKE {pattern}", table.path, table.like_collation)
 }
 
 /// With the filter, of which the predicate may need it too; and without, where it is asked of each row.
@@ -68,7 +68,8 @@ fn conditions(table: &ApplicationTable, rule: &PathRule) -> Vec<String> {
 pub fn create_index_sql(table: &ApplicationTable, rule: &PathRule) -> String {
     let (path, columns) = (&table.path, table.id.index_list());
     let pattern = quote_literal(&like_prefix(rule.old_prefix()));
-    let index = format!("({columns}) WHERE {path} LIKE {pattern}");
+    let collation = table.like_collation;
+    let index = format!("({columns}) WHERE {path}{collation} LIKE {pattern}");
     create_concurrently_sql(&table.sql, table.is_partitioned, &index)
 }
 
@@ -120,12 +121,15 @@ pub async fn find_index_with(
     Ok(index_of_plan(&plan, &names))
 }
 
-/// Whether an index leads to the rows with a path. `path` is the column's quoted name.
+/// Whether an index leads to the rows with one of some paths, as texts. `path` is the column's quoted name.
 pub async fn has_path_index(pool: &PgPool, table: &str, path: &str) -> Result<bool, sqlx::Error> {
-    let is_path = |first: Option<String>| first.is_some_and(|name| quote_identifier(&name) == path);
+    // An expression has no name.
+    let is_path = |first: Option<String>| {
+        first.is_some_and(|name| name.is_empty() || quote_identifier(&name) == path)
+    };
     let names = index_names(pool, table, is_path).await?;
     let mut transaction = begin_index_only(pool).await?;
-    let lookup = format!("SELECT 1 FROM {table} t WHERE t.{path} = 'a path'");
+    let lookup = format!("SELECT 1 FROM {table} t WHERE t.{path}::text = ANY ('{{a,b}}'::text[])");
     let plan = explain(&mut transaction, &lookup).await?;
     Ok(index_of_plan(&plan, &names).is_some() && seeks_index(&plan))
 }

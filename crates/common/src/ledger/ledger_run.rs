@@ -6,6 +6,7 @@ use super::errors::has_sqlstate;
 use super::run::{OPEN_TIMEOUT, OPENING_RUN, find_run_row, no_run_error, within};
 use super::run_options::OptionMatch;
 use super::runs::{RunRow, RunSpec, SEVERAL_RUNS, list_runs, no_run};
+use super::table::table_name_parts;
 use super::{
     ConnectionPurpose, DatabasePool, LedgerError, TABLE_NAME_PROBLEM, TableAccess, connection,
     schema,
@@ -18,9 +19,11 @@ pub struct LedgerRun {
 }
 
 /// `$1` a table as settings write it, perhaps without its schema, `$2` tables as the ledger has them.
-const SELECT_SAME_TABLES: &str =
-    "SELECT DISTINCT t FROM unnest($2::text[]) t, parse_ident($1) AS given
-    WHERE (parse_ident(t))[3 - cardinality(given):] = given";
+const SELECT_SAME_TABLES: &str = concat!(
+    "SELECT DISTINCT t FROM unnest($2::text[]) t, ",
+    table_name_parts!(),
+    " AS given WHERE (parse_ident(t))[3 - cardinality(given):] = given"
+);
 
 /// SQLSTATE `invalid_parameter_value`: what `parse_ident` cannot read.
 const INVALID_NAME: &str = "22023";

@@ -35,6 +35,8 @@ pub struct ApplicationTable {
     pub sql: String,
     pub id: IdColumns,
     pub path: String,
+    /// The collation that an index needs by which LIKE finds paths, where it is not the column's own.
+    pub(super) like_collation: &'static str,
     pub is_partitioned: bool,
     /// Which rows with the old prefix are in scope; none for all.
     pub(super) filter: Option<RowFilter>,
@@ -62,6 +64,8 @@ pub(super) struct ColumnInfo {
     pub(super) declared_type: String,
     pub(super) is_not_null: bool,
     is_generated: bool,
+    /// Whether texts are equal only where their bytes are, which LIKE needs.
+    is_deterministic: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -80,13 +84,22 @@ struct TablePrivileges {
     update: bool,
 }
 
-/// `$1` the table as the setting names it: as written, without case folding, unless there are quotes.
-const SELECT_RELATION: &str =
+/// The parts of `$1`, a table as the setting names it: as written, without case folding, unless there are quotes.
+macro_rules! table_name_parts {
+    () => {
+        "parse_ident(CASE WHEN $1 LIKE '%\"%' THEN $1 ELSE '\"' || replace($1, '.', '\".\"') || '\"' END)"
+    };
+}
+pub(super) use table_name_parts;
+
+const SELECT_RELATION: &str = concat!(
     "SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
-        parse_ident(CASE WHEN $1 LIKE '%\"%' THEN $1 ELSE '\"' || replace($1, '.', '\".\"') || '\"' END) parts
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, ",
+    table_name_parts!(),
+    " parts
     WHERE c.relname = parts[cardinality(parts)] AND CASE cardinality(parts)
-        WHEN 1 THEN pg_table_is_visible(c.oid) WHEN 2 THEN n.nspname = parts[1] ELSE false END";
+        WHEN 1 THEN pg_table_is_visible(c.oid) WHEN 2 THEN n.nspname = parts[1] ELSE false END"
+);
 
 const SELECT_TABLES: &str = "SELECT n.nspname || '.' || c.relname, lower(c.relname)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -99,7 +112,8 @@ const MAX_SUGGESTIONS: usize = 3;
 
 const SELECT_COLUMN: &str = "SELECT a.attnum AS number, base.typname::text AS type_name,
         format_type(a.atttypid, a.atttypmod) AS declared_type,
-        a.attnotnull AS is_not_null, a.attgenerated <> '' AS is_generated
+        a.attnotnull AS is_not_null, a.attgenerated <> '' AS is_generated,
+        coalesce((SELECT collisdeterministic FROM pg_collation c WHERE c.oid = a.attcollation), true) AS is_deterministic
     FROM pg_attribute a, LATERAL (
         WITH RECURSIVE types AS (
             SELECT t.typname, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
@@ -167,6 +181,11 @@ impl ApplicationTable {
             is_partitioned: table.is_partitioned,
             id: id.columns,
             path: quote_identifier(&spec.path_column),
+            like_collation: if path.is_deterministic {
+                ""
+            } else {
+                r#" COLLATE "C""#
+            },
             filter: None,
         })
     }

@@ -1,6 +1,8 @@
 //! Tables, columns, rights: wrong ones are reported by name before a row is touched.
 
-use bucket_brigade_common::ledger::{self, PostgresLedger, SecondRun};
+use bucket_brigade_common::ledger::{
+    self, ConnectionPurpose, LedgerRun, PostgresLedger, SecondRun,
+};
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Cluster};
 
@@ -58,7 +60,12 @@ async fn tables_are_found_by_the_names_that_settings_write() {
             PostgresLedger::open(pool, &spec, "test", SecondRun::Allowed).await,
             found,
         ) {
-            (Ok(ledger), Ok(found)) => assert_eq!(ledger.table_name(), found),
+            (Ok(ledger), Ok(found)) => {
+                assert_eq!(ledger.table_name(), found);
+                let purpose = ConnectionPurpose::Command("pause".into());
+                let run = LedgerRun::find(ledger.database().clone(), &spec, &purpose).await;
+                assert_eq!(run.unwrap().id, ledger.run_id(), "{name}");
+            }
             (Err(error), Err(problem)) => {
                 assert_eq!(error.exit_code(), 64);
                 assert!(error.to_string().contains(problem), "{name}: {error}");
