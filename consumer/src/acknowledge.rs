@@ -199,7 +199,7 @@ impl<T: Clone> QueueCall<T> {
             tracing::warn!(%error, "the queue refuses to end a message: it comes back by itself");
             EndOutcome::Refused
         };
-        flush_in_halves(batch, attempt, |_| false, refused_single).await
+        flush_in_halves(batch, attempt, |_, _| false, refused_single).await
     }
 
     /// An error where the batch is refused for one of its entries.
@@ -297,7 +297,7 @@ impl<T: Clone> QueueCall<T> {
 
     fn record_failure(&self, error: &QueueError) {
         match &self.failing {
-            Some(failing) => failing.record_failure(&error.to_string()),
+            Some(failing) => failing.record_failure(&error.into()),
             None if self.is_logged.swap(true, Ordering::Relaxed) => {}
             None => {
                 tracing::warn!(%error, "messages cannot be given back: they come back by themselves");

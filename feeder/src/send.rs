@@ -82,7 +82,7 @@ impl BatchSender<'_> {
             sent.unwrap_or_else(|stopped| Ok(vec![Err(stopped); part.len()]))
         };
         let refused_single = |error: QueueError| Ok(Some(error.to_string()));
-        let results = flush_in_halves(rows.clone(), attempt, |_| false, refused_single).await;
+        let results = flush_in_halves(rows.clone(), attempt, |_, _| false, refused_single).await;
         for (row, result) in rows.iter().zip(results) {
             match result? {
                 None => {

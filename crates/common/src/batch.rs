@@ -146,12 +146,12 @@ async fn flush_batch<T, R>(
 }
 
 /// Tries a batch. An error means that it was refused as a whole: each half is then tried on its own, until
-/// what is refused is alone; at once each alone where the error is that of a time limit, which the one that takes so
-/// long would reach in each half again, with the others waiting. Returns the results in order.
+/// what is refused is alone; at once each alone where the error, of so many, is that of a time limit, which the one that
+/// takes so long would reach in each half again, with the others waiting. Returns the results in order.
 pub async fn flush_in_halves<T, R, E, F>(
     batch: Vec<T>,
     attempt: impl Fn(Arc<[T]>) -> F,
-    is_timeout: impl Fn(&E) -> bool,
+    is_timeout: impl Fn(&E, usize) -> bool,
     refused_single: impl Fn(E) -> R,
 ) -> Vec<R>
 where
@@ -165,7 +165,9 @@ where
         match attempt(Arc::clone(&part)).await {
             Ok(done) => results.extend(done),
             Err(error) if part.len() == 1 => results.push(refused_single(error)),
-            Err(error) if is_timeout(&error) => parts.extend(part.chunks(1).rev().map(Arc::from)),
+            Err(error) if is_timeout(&error, part.len()) => {
+                parts.extend(part.chunks(1).rev().map(Arc::from));
+            }
             Err(_) => {
                 let (left, right) = part.split_at(part.len() / 2);
                 parts.push(right.into());
@@ -264,7 +266,7 @@ mod tests {
                     Ok(part.iter().map(|number| Ok(*number)).collect())
                 }
             };
-            let results = flush_in_halves((0..8).collect(), attempt, |_| false, Err).await;
+            let results = flush_in_halves((0..8).collect(), attempt, |_, _| false, Err).await;
             let is_good = |number: &i32| !culprits.contains(number);
             let expected = (0..8).map(|number| Some(number).filter(is_good).ok_or("refused"));
             assert_eq!(results, expected.collect::<Vec<_>>());
@@ -282,7 +284,7 @@ mod tests {
             Ok(part.iter().map(|number| Ok(*number)).collect())
         };
         let began = Instant::now();
-        let results = flush_in_halves((0..100).collect(), attempt, |_| true, Err).await;
+        let results = flush_in_halves((0..100).collect(), attempt, |_, _| true, Err).await;
         assert_eq!(began.elapsed().as_secs(), 2 * 28);
         let expected = (0..100).map(|number| Some(number).filter(|n| *n != 63).ok_or("too slow"));
         assert_eq!(results, expected.collect::<Vec<_>>());

@@ -277,7 +277,7 @@ async fn ledger_statements(pool: &PgPool, ledger: &PostgresLedger) -> Vec<Planne
         "count in scope": find("scope_counted +"), ["1", pattern, "1000", "NULL"], "images_pkey", 5000.0;
         "settle": find("stale AS"), ["1", pattern, "'w'", "'600000'", "1000"], "failures_pkey", 6000.0;
         "decide": find("copy_etag"), ["1", &ids], "images_pkey", 500.0;
-        "commit": find("no_orphan AS"), [&ids, &old, &new, &code, &sizes, &keys, "1", "'w'", "'{}'", "'w'", "0", "'{}'"],
+        "commit": find("no_orphan AS"), [&ids, &old, &new, &code, &sizes, &keys, "1", "'w'", "'{}'", "'w'", "0", "'{}'", "'1s'"],
             "images_pkey", 500.0;
         "changes": find("found_path, is_final, orphan_key"), ["1", "'w'", &ids, &old, &new, &yes, &keys, &code, &new], "images_pkey", 500.0;
         "failures": find("standing AS"), ["1", "'w'", &ids, &old, &code, &code, &yes, &keys, &code, &new],

@@ -1,11 +1,13 @@
 //! The compare-and-set that moves rows and writes the evidence of it in one statement.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::QueryScalar;
+use tokio::time::Instant;
 
 use super::errors::{batch_error, is_row_lock_timeout, message_of, statement_error};
 use super::runs::opened_at;
@@ -79,14 +81,14 @@ pub fn rehearsal_sql(table: &ApplicationTable) -> String {
 }
 
 /// The parameters of [`update_ctes`], and `$7` run, `$8` worker, `$9` ids whose source is gone, `$10` its row
-/// of the counters, `$11` the lowest fence, `$12` ids whose copies were there already; for a run with companions `$13`
-/// ids and `$14` the `ETags` of their companions. Returns the ids that moved: none where the run was opened at another
+/// of the counters, `$11` the lowest fence, `$12` ids whose copies were there already, `$13` the lock timeout; for a run
+/// with companions `$14` ids and `$15` the `ETags` of their companions. Returns the ids that moved: none where the run was opened at another
 /// time, and may have another rule, or its fence was raised.
 pub(super) fn commit_sql(table: &ApplicationTable, rule: &PathRule, opened_at: i64) -> String {
     let is_run = format!(
         "WHERE EXISTS (SELECT 1 FROM bucket_brigade.run r
                    WHERE r.id = $7 AND {} = {opened_at} AND r.fence <= $11)
-           AND {}",
+           AND (SELECT set_config('lock_timeout', $13, true)) IS NOT NULL AND {}",
         opened_at!(),
         new_rules_check(&table.sql)
     );
@@ -142,7 +144,7 @@ SELECT id FROM moved"
 /// A column of `moves`, its value, and how it is set anew.
 const COMPANION_EVIDENCE: (&str, &str, &str) = (
     ", companions",
-    ", (SELECT c.companions::jsonb FROM unnest($13::text[], $14::text[]) AS c (id, companions) WHERE c.id = moved.id)",
+    ", (SELECT c.companions::jsonb FROM unnest($14::text[], $15::text[]) AS c (id, companions) WHERE c.id = moved.id)",
     ", companions = excluded.companions",
 );
 
@@ -256,6 +258,41 @@ fn text_of_complaint(message: &str) -> &str {
     })
 }
 
+/// How long a commit waits for the locks that triggers, keys and indexes need: for the commits of other consumers, but
+/// not for the application's long transactions, whose rows would keep others waiting meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct LockPatience {
+    /// What commits take lately, in milliseconds; zero before the first.
+    commit_ms: AtomicU32,
+}
+
+impl LockPatience {
+    const MIN_MS: u32 = 100;
+    const MAX_MS: u32 = 1000;
+    const COMMITS: u32 = 4;
+
+    /// As Postgres reads it.
+    fn timeout(&self) -> String {
+        let patience = match self.commit_ms.load(Ordering::Relaxed) {
+            0 => Self::MAX_MS,
+            taken => (taken * Self::COMMITS).clamp(Self::MIN_MS, Self::MAX_MS),
+        };
+        format!("{patience}ms")
+    }
+
+    fn record_commit(&self, took: Duration) {
+        let took = u32::try_from(took.as_millis()).unwrap_or(Self::MAX_MS);
+        let took = took.clamp(1, Self::MAX_MS);
+        let before = self.commit_ms.load(Ordering::Relaxed);
+        let mean = if before == 0 {
+            took
+        } else {
+            (before * 3 + took).div_ceil(4)
+        };
+        self.commit_ms.store(mean, Ordering::Relaxed);
+    }
+}
+
 impl PostgresLedger {
     /// Commits a batch. Where a lock of the application's was not granted in time a batch is refused, so that
     /// it is halved, and a row alone is passed over like a locked one.
@@ -329,6 +366,7 @@ impl PostgresLedger {
         };
         let column =
             |text: fn(&PendingMove) -> &str| moves.iter().map(|m| text(m)).collect::<Vec<&str>>();
+        let (lock_timeout, began) = (self.lock_patience.timeout(), Instant::now());
         let query = || {
             let query = sqlx::query_scalar(AssertSqlSafe(self.statements.commit.clone()))
                 .bind(column(|m| m.id.as_str()))
@@ -342,7 +380,8 @@ impl PostgresLedger {
                 .bind(ids_of(|m| m.is_source_gone))
                 .bind(self.counter_row())
                 .bind(moves.iter().map(|m| m.fence).min())
-                .bind(ids_of(|m| m.is_found));
+                .bind(ids_of(|m| m.is_found))
+                .bind(&lock_timeout);
             if self.rule.companions().is_empty() {
                 return query;
             }
@@ -354,6 +393,7 @@ impl PostgresLedger {
         };
         let wanted = moves.iter().map(|m| (m.id.as_str(), &*m.new_path));
         let moved = self.set_paths(query, wanted).await?;
+        self.lock_patience.record_commit(began.elapsed());
         Ok(moved.into_iter().map(RowId::from_database).collect())
     }
 

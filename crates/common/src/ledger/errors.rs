@@ -241,7 +241,7 @@ const PREPARED_STATEMENT_CODES: [&str; 2] = ["26000", "42P05"];
 pub const STATEMENT_CANCELLED: &str = "57014";
 
 /// A lock that was not granted within `lock_timeout`.
-pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
+pub const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A session that `idle_in_transaction_session_timeout` ended: this process stood still, or was not heard.
 const SESSION_ENDED: &str = "25P03";
@@ -339,12 +339,17 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
     let postgres = database.try_downcast_ref::<PgDatabaseError>();
     let hint = postgres.and_then(PgDatabaseError::hint);
     let is_ours = !is_in_function(context_of(error)) && !database.message().contains("row-level");
-    let hint = hint.or_else(|| our_hint(&database.code().filter(|_| is_ours)?));
+    let code = database.code().filter(|_| is_ours);
+    // The server's own, to add casts, is for those who write its SQL.
+    let hint = hint.filter(|_| code.as_deref() != Some(UNDEFINED_FUNCTION));
+    let hint = hint.or_else(|| our_hint(&code?));
     // Of rows it would show values.
     let is_of_table = database.code().is_some_and(|code| code.starts_with("42"));
     let detail = postgres.and_then(PgDatabaseError::detail);
     let parts = [Some(database.message()), detail.filter(|_| is_of_table)];
-    let message = parts.into_iter().flatten().collect::<Vec<_>>().join(": ");
+    let mut message = parts.into_iter().flatten().collect::<Vec<_>>().join(": ");
+    // A trigger may say as much as it likes.
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
     match hint {
         Some(hint) => format!("{message} ({hint})"),
         None => message,
@@ -353,11 +358,17 @@ pub(super) fn message_of(error: &sqlx::Error) -> String {
 
 const POOLER_HINT: &str = "a pooler in transaction mode needs prepared statements: PgBouncer 1.21 or newer with max_prepared_statements above 0";
 
+const MAX_MESSAGE_BYTES: usize = 1000;
+
+const UNDEFINED_FUNCTION: &str = "42883";
+
 fn our_hint(code: &str) -> Option<&'static str> {
     match code {
         LOCK_NOT_AVAILABLE => Some("another session holds the lock: pg_locks names it"),
         "42501" => Some("`feeder plan` prints the GRANT"),
-        "42883" => Some("where a column's type was changed, restart feeder and consumers"),
+        UNDEFINED_FUNCTION => {
+            Some("where a column's type was changed, restart feeder and consumers")
+        }
         "26000" | "42P05" => Some(POOLER_HINT),
         "42P10" => Some("give the table a REPLICA IDENTITY with all columns of the publication"),
         "42P01" | "42703" => Some("a table or a column that the run needs was renamed or dropped"),

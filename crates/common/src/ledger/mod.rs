@@ -52,8 +52,8 @@ pub use conditions::{LocalTime, evaluate_condition, local_time};
 pub use connection::ConnectionPurpose;
 pub(crate) use errors::NO_CONNECTION;
 pub use errors::{
-    LedgerError, STATEMENT_CANCELLED, is_row_lock_timeout, is_statement_timeout, is_unavailable,
-    statement_error,
+    LOCK_NOT_AVAILABLE, LedgerError, STATEMENT_CANCELLED, is_row_lock_timeout,
+    is_statement_timeout, is_unavailable, statement_error,
 };
 pub use feed_index::{
     create_concurrently_sql, create_index_sql, find_index_with, find_partial_index, has_path_index,
@@ -119,6 +119,7 @@ pub struct PostgresLedger {
     feed_index: Arc<FeedIndex>,
     /// Whether triggers have come that fire after an update.
     new_triggers: Arc<AtomicBool>,
+    lock_patience: Arc<commit::LockPatience>,
     throttle: Option<Arc<Throttle>>,
 }
 
@@ -168,6 +169,7 @@ impl PostgresLedger {
             counter_rows: Arc::default(),
             feed_index: Arc::default(),
             new_triggers: Arc::default(),
+            lock_patience: Arc::default(),
             throttle: None,
         })
     }

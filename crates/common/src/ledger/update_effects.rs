@@ -33,7 +33,8 @@ SELECT (SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_rewrit
     {has_after_triggers} AS has_after_triggers,
     EXISTS (SELECT 1 FROM pg_index i JOIN columns c ON c.attrelid = i.indrelid
              WHERE i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
-               AND c.attnum = ANY (i.indkey))
+               -- Without the columns that are included.
+               AND c.attnum = ANY ((i.indkey::smallint[])[0:i.indnkeyatts - 1]))
     OR EXISTS (SELECT 1 FROM pg_partitioned_table p JOIN columns c ON c.attrelid = p.partrelid
                 WHERE c.attnum = ANY (p.partattrs) OR 0 = ANY (p.partattrs)) AS is_key"
     )

@@ -129,6 +129,37 @@ async fn a_row_that_a_trigger_waits_for_delays_only_its_row() {
     expect_all_moved(&rig, consumer).await;
 }
 
+/// As where a trigger counts the images of their owners: half of the rows need a lock of the application's.
+#[tokio::test]
+async fn rows_that_share_a_lock_in_a_trigger_delay_only_themselves() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "ALTER TABLE images ADD views bigint NOT NULL DEFAULT 0;
+         CREATE TABLE owners (id bigint PRIMARY KEY, moves bigint NOT NULL DEFAULT 0);
+         INSERT INTO owners (id) VALUES (0), (1);
+         CREATE FUNCTION count_move() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE owners SET moves = moves + 1 WHERE id = NEW.id % 2; RETURN NULL; END $$;
+         CREATE TRIGGER count_move AFTER UPDATE OF path ON images FOR EACH ROW EXECUTE FUNCTION count_move()",
+    )
+    .await;
+    rig.open_run().await;
+    let ids = rig.add_images(60).await;
+    let mut open = rig.pool.begin().await.unwrap();
+    let held = "UPDATE owners SET moves = moves WHERE id = 1";
+    execute(&mut open, held.into()).await;
+    let consumer = feed_all(&rig, &ids).await;
+    let is_free = |id: &&String| id.parse::<i64>().unwrap() % 2 == 0;
+    let free = ids.iter().find(is_free).unwrap();
+    wait_until("those that need another lock", async || {
+        view_image(&rig, free).await;
+        rig.count_rows("moves").await == 30
+    })
+    .await;
+    open.commit().await.unwrap();
+    wait_until("the others", async || rig.count_rows("moves").await == 60).await;
+    stop_consumer(consumer).await;
+}
+
 /// Others of our statements succeed meanwhile, the heartbeat's above all.
 #[tokio::test]
 async fn a_feeder_whose_table_is_locked_says_so_and_goes_on() {
