@@ -5,6 +5,7 @@ use std::mem;
 use std::time::Duration;
 
 use bucket_brigade_common::health::{Dependency, Health};
+use bucket_brigade_common::queue::QueueError;
 use bucket_brigade_common::retry::Backoff;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
@@ -20,12 +21,37 @@ const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Where nothing in hand needs the call, ten messages in so long show whether it works again: each costs a receive.
 const MAX_PROBE_INTERVAL: Duration = Duration::from_mins(2);
 
+/// The same of a queue that does not answer: then nothing is received, either.
+const SILENT_BACKOFF: Backoff = Backoff {
+    initial_delay: Duration::from_secs(1),
+    max_delay: Duration::from_secs(15),
+};
+
+/// Why a call failed.
+#[derive(Debug, Clone)]
+pub struct CallFailure {
+    pub reason: String,
+    /// Whether the queue answered.
+    pub is_answered: bool,
+}
+
+impl From<&QueueError> for CallFailure {
+    fn from(error: &QueueError) -> Self {
+        Self {
+            reason: error.to_string(),
+            is_answered: matches!(error, QueueError::Refused { .. }),
+        }
+    }
+}
+
 /// Calls in a row of which the queue confirmed nothing.
 #[derive(Debug, Default)]
 struct CallFailures {
     count: u32,
     failed_at: Option<Instant>,
     failing_since: Option<Instant>,
+    /// Whether the queue answered the last one.
+    is_answered: bool,
     /// How often more was received meanwhile.
     probes: u32,
     probed_at: Option<Instant>,
@@ -48,12 +74,16 @@ impl CallFailures {
     }
 
     fn starts_probe(&mut self, visibility: Duration) -> bool {
-        let backoff = Backoff {
-            initial_delay: visibility,
-            max_delay: MAX_PROBE_INTERVAL,
+        let wait = if self.is_answered {
+            let backoff = Backoff {
+                initial_delay: visibility,
+                max_delay: MAX_PROBE_INTERVAL,
+            };
+            // Leases run out first.
+            visibility.min(MAX_PROBE_INTERVAL) + backoff.delay_ceiling(self.probes + 1)
+        } else {
+            SILENT_BACKOFF.delay_ceiling(self.probes + 1)
         };
-        // Leases run out first.
-        let wait = visibility.min(MAX_PROBE_INTERVAL) + backoff.delay_ceiling(self.probes + 1);
         // What is in hand may go on failing.
         let last = self.probed_at.or(self.failing_since);
         let is_due = last.is_none_or(|at| at.elapsed() >= wait);
@@ -90,14 +120,15 @@ impl FailingCall {
     }
 
     /// What is received meanwhile comes back while it is worked on, and each time costs it a receive.
-    pub fn record_failure(&self, reason: &str) {
+    pub fn record_failure(&self, failure: &CallFailure) {
         let mut failures = self.failures.lock();
         failures.count += 1;
+        failures.is_answered = failure.is_answered;
         failures.failed_at = Some(Instant::now());
         failures.quiet_since = None;
         if failures.is_failing() {
             failures.failing_since.get_or_insert_with(Instant::now);
-            let reason = format!("{}: {reason}", self.name);
+            let reason = format!("{}: {}", self.name, failure.reason);
             self.health
                 .mark_stuck(Dependency::Queue, self.name, &reason);
         }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::failing_call::{FAILING_INTERVAL, FailingCall};
+use crate::failing_call::{CallFailure, FAILING_INTERVAL, FailingCall};
 
 /// Thousands may be parked.
 const CONCURRENT_RENEWALS: usize = 32;
@@ -167,9 +167,9 @@ impl Leases {
     }
 
     /// None where nothing was due; else whether the queue confirmed anything.
-    async fn renew_due(&self, queue: &dyn MessageQueue) -> Option<Result<(), String>> {
+    async fn renew_due(&self, queue: &dyn MessageQueue) -> Option<Result<(), CallFailure>> {
         let due = self.due_leases();
-        let confirmed: Mutex<Option<Result<(), String>>> = Mutex::default();
+        let confirmed: Mutex<Option<Result<(), CallFailure>>> = Mutex::default();
         let batches = due.chunks(MAX_BATCH_ENTRIES);
         stream::iter(batches)
             .for_each_concurrent(CONCURRENT_RENEWALS, async |batch| {
@@ -183,10 +183,10 @@ impl Leases {
         confirmed.into_inner()
     }
 
-    fn record_renewal(&self, renewed: Option<Result<(), String>>) {
+    fn record_renewal(&self, renewed: Option<Result<(), CallFailure>>) {
         match renewed {
             Some(Ok(())) => self.0.renewals.record_success(),
-            Some(Err(reason)) => self.0.renewals.record_failure(&reason),
+            Some(Err(failure)) => self.0.renewals.record_failure(&failure),
             // What is done in time needs no renewal.
             None => self.0.renewals.record_idle(),
         }
@@ -228,7 +228,7 @@ impl Leases {
         &self,
         queue: &dyn MessageQueue,
         batch: &[(u64, String)],
-    ) -> Option<Result<(), String>> {
+    ) -> Option<Result<(), CallFailure>> {
         let request = RenewalRequest::begin(&self.0, batch);
         if request.due.is_empty() {
             return None;
@@ -241,7 +241,7 @@ impl Leases {
         &self,
         queue: &dyn MessageQueue,
         request: RenewalRequest<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), CallFailure> {
         // The new time counts from when the queue takes the call, which is not before now.
         let (time, wall_time) = (Instant::now(), SystemTime::now());
         let change = |(_, handle): &(u64, String)| (handle.clone(), self.0.visibility_timeout);
@@ -251,8 +251,13 @@ impl Leases {
             Ok(Ok(entries)) => entries,
             // Of the whole queue, which the receives tell of.
             Ok(Err(error)) if error.is_about_missing_queue() => return Ok(()),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("no response within {limit:?}")),
+            Ok(Err(error)) => return Err((&error).into()),
+            Err(_) => {
+                return Err(CallFailure {
+                    reason: format!("no response within {limit:?}"),
+                    is_answered: false,
+                });
+            }
         };
         let is_answered = |entry: &EntryOutcome| !matches!(entry, EntryOutcome::Retry(_));
         let answered = entries.iter().any(is_answered);
@@ -281,7 +286,10 @@ impl Leases {
             }
         }
         drop(held);
-        let unconfirmed = || "the queue confirms none".to_owned();
+        let unconfirmed = || CallFailure {
+            reason: "the queue confirms none".into(),
+            is_answered: true,
+        };
         answered.then_some(()).ok_or_else(unconfirmed)
     }
 }
@@ -367,7 +375,12 @@ mod tests {
         let health = Health::new(WorkerRole::Consumer);
         let leases = Leases::new(visibility, &health);
         let lease = leases.start_lease("a".into());
-        let fail = || leases.record_renewal(Some(Err("no response".into())));
+        let fail = || {
+            leases.record_renewal(Some(Err(CallFailure {
+                reason: "no response".into(),
+                is_answered: true,
+            })));
+        };
         fail();
         assert!(health.outage().is_none() && leases.due_leases().is_empty());
         fail();
@@ -394,6 +407,28 @@ mod tests {
         tokio::time::advance(visibility).await;
         leases.record_renewal(None);
         assert!(health.outage().is_none());
+    }
+
+    /// Its silence is over when something can be received.
+    #[tokio::test(start_paused = true)]
+    async fn after_silence_more_is_received_soon() {
+        let visibility = Duration::from_mins(2);
+        let leases = Leases::new(visibility, &Health::new(WorkerRole::Consumer));
+        let silence = || CallFailure {
+            reason: "no response".into(),
+            is_answered: false,
+        };
+        for _ in 0..5 {
+            leases.record_renewal(Some(Err(silence())));
+        }
+        let began = Instant::now();
+        leases.wait_while_failing().await;
+        assert!(began.elapsed() < Duration::from_secs(3));
+        // Each time later, but not as if each receive cost something.
+        for _ in 0..10 {
+            leases.wait_while_failing().await;
+        }
+        assert!(began.elapsed() < Duration::from_mins(3));
     }
 
     /// The queue may take the renewal, though another consumer has had the message meanwhile.
