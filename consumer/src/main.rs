@@ -9,7 +9,6 @@ use bucket_brigade_consumer::settings::{Args, ConsumerCommand};
 use bucket_brigade_consumer::start::start;
 use clap::CommandFactory;
 use mimalloc::MiMalloc;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// As the feeder's: glibc's took a sixth of an image's processor time, this takes a tenth.
 #[global_allocator]
@@ -24,7 +23,7 @@ fn main() -> ExitCode {
         }
         let (settings, logs) = args.parse_settings()?;
         let traces = Traces::start(&settings.traces, "bucket-brigade-consumer", &settings.name)?;
-        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), traces.layer());
+        logging::init_logging(logs, logging::stderr_writer(), traces.layer());
         start(settings, traces, stop).await
     })
 }

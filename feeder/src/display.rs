@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bucket_brigade_common::health::Dependency;
 use bucket_brigade_common::ledger::feed_source::{FeedSource, RunProgress};
+use bucket_brigade_common::logging::stderr_writer;
 use bucket_brigade_common::throttle::RateMeter;
 use bucket_brigade_operator::progress_bar::stderr_bar;
 use indicatif::ProgressBar;
@@ -35,7 +36,7 @@ impl ProgressDisplay {
     /// A writer for logs that does not tear the bar.
     pub fn log_writer(&self) -> BoxMakeWriter {
         match self.0.clone() {
-            None => BoxMakeWriter::new(std::io::stderr),
+            None => stderr_writer(),
             Some(bar) => BoxMakeWriter::new(move || AboveBarWriter(bar.clone())),
         }
     }

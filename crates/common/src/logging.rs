@@ -1,9 +1,11 @@
 //! Logs: text for people, JSON for machines, always on standard error.
 
 use clap::Args;
+use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::set_global_default;
 use tracing::{Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -68,6 +70,28 @@ fn parse_filter(text: &str) -> Result<String, String> {
 fn is_loggable(metadata: &Metadata<'_>) -> bool {
     let is_safe = *metadata.level() < Level::TRACE || !metadata.target().starts_with("aws_");
     is_safe && metadata.target() != trace::TARGET
+}
+
+/// Lines that wait for a reader of standard error. What comes after them is dropped: a log that nobody reads stops no work.
+const MAX_WAITING_LINES: usize = 10_000;
+
+/// Writes what waits when it is dropped.
+static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+
+/// Standard error, written by a thread of its own.
+pub fn stderr_writer() -> BoxMakeWriter {
+    let builder = NonBlockingBuilder::default()
+        .thread_name("log")
+        .buffered_lines_limit(MAX_WAITING_LINES);
+    let (writer, guard) = builder.finish(std::io::stderr());
+    *WRITER.lock() = Some(guard);
+    BoxMakeWriter::new(writer)
+}
+
+/// Writes what was logged so far, for a second at most, and logs nothing any more.
+pub(crate) fn end_logging() {
+    let guard = WRITER.lock().take();
+    drop(guard);
 }
 
 /// Starts logging, once per process, and the export of traces where there is one.

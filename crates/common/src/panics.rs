@@ -9,7 +9,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use futures::FutureExt;
 
-use crate::exit;
+use crate::{exit, logging};
 
 thread_local! {
     /// Where a contained panic came from; none while nothing is contained.
@@ -28,6 +28,7 @@ pub(crate) fn exit_on_panic() {
             location.is_some()
         });
         if !is_contained {
+            logging::end_logging();
             print(panic);
             std::process::exit(i32::from(exit::UNEXPECTED));
         }

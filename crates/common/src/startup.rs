@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use futures::future::select_all;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::aws::error_chain;
-use crate::exit;
 use crate::ledger::LedgerError;
 use crate::ledger::move_ledger::StatementError;
 use crate::object_store::StoreError;
@@ -19,6 +19,7 @@ use crate::preflight::PreflightError;
 use crate::printable::printable_lines;
 use crate::queue::QueueError;
 use crate::settings::{SettingsError, read_dotenv};
+use crate::{exit, logging};
 
 /// Background tasks get this long to end once the work is over.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ pub enum WorkerThreads {
 /// tokio's own variable.
 const WORKER_THREADS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
 
-/// Parses the arguments and runs `work` until it ends, with a token that the first SIGTERM or SIGINT
+/// Parses the arguments and runs `work` until it ends, with a token that the first SIGTERM, SIGINT or SIGHUP
 /// cancels. A second signal ends the process at once: the queue gives back what was in hand.
 pub fn run<A, F>(threads: WorkerThreads, work: impl FnOnce(A, CancellationToken) -> F) -> ExitCode
 where
@@ -82,7 +83,9 @@ where
     if let Err(error) = spawn_signal_thread(stop.clone()) {
         return print_error(&error.into(), exit::UNEXPECTED);
     }
-    match work(args, stop).await {
+    let ended = work(args, stop).await;
+    logging::end_logging();
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let code = exit_code(&error);
@@ -105,20 +108,34 @@ fn spawn_signal_thread(stop: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-fn listen_for_signals() -> std::io::Result<[Signal; 2]> {
-    Ok([
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    ])
+/// Those that ask for an end. A terminal that is closed does, too, unless `nohup` has the process ignore it.
+fn listen_for_signals() -> std::io::Result<Vec<(SignalKind, Signal)>> {
+    let mut kinds = vec![SignalKind::terminate(), SignalKind::interrupt()];
+    if !is_hangup_ignored() {
+        kinds.push(SignalKind::hangup());
+    }
+    let listen = |kind| signal(kind).map(|signal| (kind, signal));
+    kinds.into_iter().map(listen).collect()
 }
 
-async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], stop: CancellationToken) {
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let bit = SignalKind::hangup().as_raw_value() - 1;
+    mask.is_some_and(|mask| mask >> bit & 1 == 1)
+}
+
+async fn watch_signals(mut signals: Vec<(SignalKind, Signal)>, stop: CancellationToken) {
     let mut first = None;
     loop {
-        let kind = tokio::select! {
-            _ = terminate.recv() => SignalKind::terminate(),
-            _ = interrupt.recv() => SignalKind::interrupt(),
-        };
+        let received = signals.iter_mut().map(|(kind, signal)| {
+            Box::pin(async move {
+                signal.recv().await;
+                *kind
+            })
+        });
+        let (kind, ..) = select_all(received).await;
         if let Some((of_kind, at)) = first {
             if kind == of_kind && Instant::elapsed(&at) < SAME_SIGNAL {
                 continue;
@@ -127,6 +144,7 @@ async fn watch_signals([mut terminate, mut interrupt]: [Signal; 2], stop: Cancel
                 tracing::warn!(
                     "second signal: ending at once, the queue gives back what was in hand"
                 );
+                logging::end_logging();
             });
             std::process::exit(i32::from(exit::KILLED));
         }

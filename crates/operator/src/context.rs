@@ -17,7 +17,6 @@ use bucket_brigade_common::settings::{
 use bucket_brigade_common::{aws, startup};
 use clap::Subcommand as _;
 use tokio::sync::OnceCell;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::OperatorCommand;
 use crate::output::OutputFormat;
@@ -85,7 +84,7 @@ impl CommonArgs {
         let logs = self.logs.parse(&mut problems);
         let migration = self.migration.parse_selection(false, &mut problems);
         let migration = problems.finish(migration)?;
-        logging::init_logging(logs, BoxMakeWriter::new(std::io::stderr), None);
+        logging::init_logging(logs, logging::stderr_writer(), None);
         let format = if self.json {
             OutputFormat::Json
         } else {

@@ -55,29 +55,43 @@ async fn a_closed_log_pipe_ends_no_work() {
     assert_eq!(consumer.try_wait().unwrap(), None);
 }
 
-/// A log shipper that hangs.
+/// A log shipper that hangs: it holds up neither work nor signals.
 #[tokio::test]
-async fn a_second_signal_ends_also_a_process_whose_log_is_not_read() {
+async fn a_process_whose_log_is_not_read_works_and_stops() {
     let rig = TestRig::new().await;
-    let (reader, mut writer) = std::io::pipe().unwrap();
-    let log = writer.try_clone().unwrap();
-    let filling = std::thread::spawn(move || writer.write_all(&vec![b'\n'; 1 << 20]));
-    let mut consumer = spawn_with_log(&rig, &[("RUST_LOG", "trace")], log.into());
-    let pid = i32::try_from(consumer.id().unwrap()).unwrap();
-    wait_until("a process that listens to signals", async || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
-        caught & 1 << (Signal::INT.as_raw() - 1) != 0
-    })
-    .await;
-    for signal in [Signal::TERM, Signal::INT] {
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    rig.add_images(3).await;
+    for (signals, code) in [
+        (&[Signal::TERM][..], 0),
+        (&[Signal::TERM, Signal::INT], 130),
+    ] {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let log = writer.try_clone().unwrap();
+        let filling = std::thread::spawn(move || writer.write_all(&vec![b'\n'; 1 << 20]));
+        let mut consumer = spawn_with_log(&rig, &[("RUST_LOG", "trace")], log.into());
+        let pid = Pid::from_raw(i32::try_from(consumer.id().unwrap()).unwrap()).unwrap();
+        let ended = rig.run_program("feeder", &[]).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+        assert_eq!(rig.count_rows("moves").await, 3);
+        for signal in signals {
+            kill_process(pid, *signal).unwrap();
+        }
+        let ended = consumer.wait().await.unwrap();
+        assert_eq!(ended.code(), Some(code));
+        drop(reader);
+        filling.join().unwrap().unwrap_err();
     }
-    let ended = consumer.wait().await.unwrap();
-    assert_eq!(ended.code(), Some(130));
-    drop(reader);
-    filling.join().unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_ends_it_like_any_signal() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    let mut consumer = rig.spawn_consumer(&[]);
+    assert_eq!(rig.run_program("feeder", &[]).await.code, Some(0));
+    consumer.send_signal(Signal::HUP).unwrap();
+    let ended = wait_for_exit(&mut consumer).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(ended.log.contains("stopping: "), "{}", ended.log);
 }
 
 #[tokio::test]
