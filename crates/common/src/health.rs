@@ -4,6 +4,7 @@
 mod tests;
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,8 +76,10 @@ struct DependencyState {
     /// The calls for whose success the outage lasts.
     stuck_calls: BTreeSet<String>,
     last_success: Option<Instant>,
-    /// Whether the last heartbeat was not taken.
-    missed_heartbeat: bool,
+    /// Since when no heartbeat was taken.
+    heartbeats_missed_since: Option<Instant>,
+    /// Whether the log says that there is an outage.
+    is_logged: bool,
     /// What was logged lately, and when it was met last.
     logged: Vec<(String, Instant)>,
 }
@@ -106,6 +109,9 @@ impl DependencyState {
 
 /// Where the heartbeats get through, the database takes writes: what fails is the run's own.
 const HEARTBEATS_MISSED_AFTER: Duration = HEARTBEAT_INTERVAL.saturating_mul(3);
+
+/// Without one for so long the database is down, although nothing else was asked of it.
+const HEARTBEATS_MISSED_TOO_LONG: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 pub struct Health {
@@ -173,8 +179,10 @@ impl Health {
     }
 
     fn set_database_down(&self, reason: &str) {
-        let missed = self.states.states.lock()[Dependency::Database as usize].missed_heartbeat;
-        if missed {
+        let states = self.states.states.lock();
+        let missed = states[Dependency::Database as usize].heartbeats_missed_since;
+        drop(states);
+        if missed.is_some() {
             let expected = Instant::now().checked_sub(HEARTBEATS_MISSED_AFTER);
             self.set_down(Dependency::Database, reason, expected);
         }
@@ -186,11 +194,13 @@ impl Health {
         let health = self.process.as_deref().unwrap_or(self);
         match sent {
             Ok(()) if self.process.is_some() => health.mark_up(database),
-            Ok(()) => health.set_missed_heartbeat(false),
+            Ok(()) => health.states.states.lock()[database as usize].heartbeats_missed_since = None,
             Err(error) => {
-                health.set_missed_heartbeat(true);
+                let missed = health.count_missed_heartbeat();
+                // A consumer with nothing in hand asks the database nothing else.
+                let is_only_sign = self.process.is_some() && missed >= HEARTBEATS_MISSED_TOO_LONG;
                 if let StatementError::Unavailable(reason) = error
-                    && health.needs_explanation()
+                    && (is_only_sign || health.needs_explanation())
                 {
                     health.mark_down(database, reason);
                     health.states.states.lock()[database as usize].is_explained = true;
@@ -205,9 +215,11 @@ impl Health {
         outage.is_some_and(|outage| state.is_explained || outage.contains(NO_CONNECTION))
     }
 
-    fn set_missed_heartbeat(&self, is_missed: bool) {
+    /// For how long none was taken.
+    fn count_missed_heartbeat(&self) -> Duration {
         let mut states = self.states.states.lock();
-        states[Dependency::Database as usize].missed_heartbeat = is_missed;
+        let since = &mut states[Dependency::Database as usize].heartbeats_missed_since;
+        since.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// The same of a call that is made until it succeeds, and then told to [`Self::record_success`].
@@ -285,6 +297,7 @@ impl Health {
             ),
         }
         state.is_explained = false;
+        state.is_logged |= is_new;
         if state.outage.replace(reason).is_none() {
             shared.changed.notify_waiters();
         }
@@ -304,14 +317,15 @@ impl Health {
         let mut states = shared.states.lock();
         let state = &mut states[dependency as usize];
         state.last_success = Some(Instant::now());
-        state.missed_heartbeat = false;
+        state.heartbeats_missed_since = None;
         state.is_explained &= !state.stuck_calls.is_empty();
         if state.stuck_calls.is_empty() && state.outage.take().is_some() {
-            let name = dependency.display_name();
-            tracing::info!(
-                run = self.run.as_deref(),
-                "{name} can be used again: going on"
-            );
+            let (name, run) = (dependency.display_name(), self.run.as_deref());
+            if mem::take(&mut state.is_logged) {
+                tracing::info!(run, "{name} can be used again: going on");
+            } else {
+                tracing::debug!(run, "{name} can be used again");
+            }
             shared.changed.notify_waiters();
         }
         drop(states);

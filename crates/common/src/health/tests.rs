@@ -23,6 +23,23 @@ async fn one_failure_is_no_outage_and_a_late_one_no_second_outage() {
     assert!(health.outage().is_some());
 }
 
+/// A consumer with nothing in hand asks the database nothing else.
+#[tokio::test(start_paused = true)]
+async fn heartbeats_that_are_missed_for_long_are_an_outage() {
+    let process = Health::new(WorkerRole::Consumer);
+    let run = process.for_run("images");
+    let database = Dependency::Database;
+    let missed = StatementError::Unavailable("no response".into());
+    for second in 0..25 {
+        let is_down = !process.is_up(database);
+        assert_eq!(is_down, second > 20, "after {second} s");
+        run.record_heartbeat(Err(&missed));
+        advance(Duration::from_secs(1)).await;
+    }
+    run.record_heartbeat(Ok(()));
+    assert!(process.is_up(database));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_met_last_is_the_reason() {
     let health = Health::new(WorkerRole::Feeder);
