@@ -306,14 +306,15 @@ impl MoveProtocol {
         }
     }
 
-    /// The earlier copy is as good as a new one; any other object proves nothing without a source.
+    /// Where a copy of this image is on record, it is as good as a new one, and so is what the application has put in its
+    /// place since. Any other object proves nothing without a source.
     fn after_copy_without_source(&mut self, copy: CopiedObject) -> Action {
-        let recorded = match &self.phase {
-            Phase::Copying { copy_etag, .. } => copy_etag.as_ref(),
-            Phase::FindingCopy { copy_etag, .. } => Some(copy_etag),
-            _ => None,
+        let is_recorded = match &self.phase {
+            Phase::Copying { copy_etag, .. } => copy_etag.is_some(),
+            Phase::FindingCopy { .. } => true,
+            _ => false,
         };
-        if recorded == Some(&copy.etag) {
+        if is_recorded {
             return self.commit_copy(copy);
         }
         self.fail(FailureCause::source_vanished())
