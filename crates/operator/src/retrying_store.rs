@@ -119,13 +119,16 @@ async fn stat_with_retries<T>(
     key: &str,
     stat: impl AsyncFn(&str) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
+    let is_of_store = |error: &StoreError| {
+        is_transient_error(error) || matches!(error, StoreError::Systemic { .. })
+    };
     let error = match retry_object_request(async || stat(key).await).await {
-        Err(error) if is_transient_error(&error) => error,
+        Err(error) if is_of_store(&error) => error,
         result => return result,
     };
     let folder = key.rfind('/').map_or("", |end| &key[..=end]);
     match stat(&format!("{folder}.bucket-brigade-probe")).await {
-        Err(other) if is_transient_error(&other) => Err(error),
+        Err(other) if is_of_store(&other) => Err(error),
         _ => Err(blame_object(&error)),
     }
 }

@@ -22,7 +22,7 @@ const MAX_SIGNED_OBJECT_BYTES: usize = 1024;
 
 /// Codes that say that other credentials are needed. The provider may have them already.
 /// Source: Amazon S3 API reference, "Error responses"; Amazon SQS API reference, "Common errors".
-pub(crate) const REFUSED_CREDENTIALS: [&str; 7] = [
+pub(crate) const REFUSED_CREDENTIALS: [&str; 8] = [
     "ExpiredToken",
     "ExpiredTokenException",
     "InvalidToken",
@@ -30,6 +30,8 @@ pub(crate) const REFUSED_CREDENTIALS: [&str; 7] = [
     "InvalidAccessKeyId",
     "InvalidClientTokenId",
     "UnrecognizedClientException",
+    // Of Ceph.
+    "UserSuspended",
 ];
 
 pub(crate) const TIME_SKEWED: &str = "RequestTimeTooSkewed";

@@ -18,6 +18,9 @@ pub const FROM_SOURCE: &str = "source";
 /// What stores without tags say when they are asked for some.
 pub const NO_TAGS_CODES: [&str; 2] = ["NotImplemented", "MethodNotAllowed"];
 
+/// What stores say of an object without tags, of which S3 lists none.
+pub const NO_TAG_SET_CODES: [&str; 2] = ["NoSuchTagSet", "NoSuchTagSetError"];
+
 /// The group that is everyone. Source: Amazon S3 User Guide, "Access control list overview".
 const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
 
@@ -184,6 +187,7 @@ impl S3Bucket {
                 self.habits.counts_tags.store(true, Ordering::Relaxed);
                 return Ok(None);
             }
+            Err(error) if NO_TAG_SET_CODES.contains(&error.code()) => return Ok(None),
             output => output?,
         };
         let tags = output.tag_set.iter().map(|tag| (tag.key(), tag.value()));

@@ -136,6 +136,8 @@ fn is_too_large(code: &str, message: &str) -> bool {
 /// Of an object that each request must bring the key of along; S3 has no code of its own for that either.
 fn needs_customer_key(code: &str, message: &str) -> bool {
     code == "InvalidRequest" && message.contains("form of Server Side Encryption")
+        // Of Ceph, to a GET.
+        || code == "InvalidArgument" && message.contains("Customer provided keys")
 }
 
 #[cfg(test)]
@@ -161,6 +163,7 @@ mod tests {
             ("Transient", 403, "QuotaExceeded"),
             ("DestinationExists", 412, "PreconditionFailed"),
             ("Permanent", 404, "NoSuchKey"),
+            ("Systemic", 403, "UserSuspended"),
             ("Permanent", 403, "InvalidObjectState"),
             ("Permanent", 400, "KeyTooLongError"),
             ("Denied", 403, "AccessDenied"),
@@ -229,6 +232,12 @@ mod tests {
         let error = store_error(answer(s3));
         assert!(matches!(&error, StoreError::Permanent { .. }), "{error:?}");
         assert_eq!(error.code(), CUSTOMER_KEY);
+        let ceph = "Requests specifying Server Side Encryption with Customer provided keys must provide a valid encryption algorithm.";
+        let of_ceph = RequestError {
+            code: "InvalidArgument".into(),
+            ..answer(ceph)
+        };
+        assert_eq!(store_error(of_ceph).code(), CUSTOMER_KEY);
         assert!(matches!(
             store_error(answer("other")),
             StoreError::Suspect { .. }

@@ -109,6 +109,10 @@ impl ObjectHead {
         self.header("x-amz-server-side-encryption-aws-kms-key-id")
     }
 
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.header("x-amz-server-side-encryption").is_some()
+    }
+
     /// None where the store does not say, as to those who may not read tags.
     pub fn tag_count(&self) -> Option<u32> {
         self.header("x-amz-tagging-count")?.parse().ok()

@@ -30,7 +30,7 @@ use tokio::sync::OnceCell;
 
 use access::StoreLabel;
 pub use access::{S3Access, S3Bucket};
-pub use attributes::{CopyAttributes, FROM_SOURCE, NO_TAGS_CODES};
+pub use attributes::{CopyAttributes, FROM_SOURCE, NO_TAG_SET_CODES, NO_TAGS_CODES};
 pub use encoding::copy_source;
 use errors::store_error;
 use inspect::ReadHistory;

@@ -43,6 +43,7 @@ impl S3Store {
         let (from, onto) = (self.copy_probe(prefix), self.copy_probe(prefix));
         let honours = async {
             from.put(b"new").await?;
+            from.check_encryption().await?;
             onto.try_overwriting(onto.write(&self.destination, &from.key, CopyCondition::Absent))
                 .await
         };
@@ -145,6 +146,20 @@ impl CopyProbe<'_> {
                 "the store confirmed a copy that it did not make",
             )),
         }
+    }
+
+    /// A store may take what it does not know without a word.
+    async fn check_encryption(&self) -> Result<(), StoreError> {
+        if self.store.options.attributes.encryption.is_some() && !self.head().await?.is_encrypted()
+        {
+            return Err(StoreError::Suspect {
+                code: "NotEncrypted".into(),
+                message:
+                    "the store took an object to be encrypted (SSE), and does not show that it is"
+                        .into(),
+            });
+        }
+        Ok(())
     }
 
     async fn upload_if_absent(&self) -> Result<(), StoreError> {
