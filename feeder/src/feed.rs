@@ -30,6 +30,31 @@ use crate::settings::FeedOptions;
 use crate::sweep::{CanarySelection, SweepSummary, TableSweep};
 use crate::watch::TableWatch;
 
+/// So many sweeps in a row that find no fewer rows are no accident.
+const SUSPICIOUS_SWEEPS: u32 = 3;
+
+/// Whether sweeps find fewer and fewer rows, as they do unless something adds rows as fast as they move.
+#[derive(Default)]
+struct SweepTrend {
+    last_fed: u64,
+    not_fewer: u32,
+}
+
+impl SweepTrend {
+    fn add(&mut self, fed: u64) {
+        let is_fewer = fed < self.last_fed.max(1);
+        self.not_fewer = if is_fewer { 0 } else { self.not_fewer + 1 };
+        self.last_fed = fed;
+        if self.not_fewer > SUSPICIOUS_SWEEPS {
+            tracing::warn!(
+                fed,
+                "{} sweeps in a row found no fewer rows than the one before: does a trigger or the application add rows with the old prefix as fast as they move?",
+                self.not_fewer
+            );
+        }
+    }
+}
+
 /// What the feeder works with, whatever stands behind it.
 pub struct FeedLoop {
     pub origin: MessageOrigin,
@@ -57,6 +82,7 @@ impl FeedLoop {
         self.restart_unfed_sweep().await?;
         let (mut is_scope_checked, mut by_heap) = (false, None);
         let mut patience = SHARED_STALL_TIMEOUT;
+        let mut trend = SweepTrend::default();
         loop {
             let access = self.prepare_sweep().await?;
             let start = access.start().filter(|_| by_heap.is_none());
@@ -65,6 +91,7 @@ impl FeedLoop {
                 // Where no consumer can take them, the same rows are not sent again and again.
                 patience *= 2;
             }
+            trend.add(sweep.fed);
             if start.is_some() {
                 by_heap = Some(sweep.clone());
             }

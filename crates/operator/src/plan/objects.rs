@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::s3::{
-    CUSTOMER_KEY, CopyMethod, NO_TAGS_CODES, ObjectHead, S3Bucket,
+    CUSTOMER_KEY, CopyMethod, NO_TAG_SET_CODES, NO_TAGS_CODES, ObjectHead, S3Bucket,
 };
 use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::path_rule::{MoveRoute, PathRule};
@@ -291,10 +292,18 @@ impl SampledObjects {
             Err(error) if NO_TAGS_CODES.contains(&error.code()) => {
                 checks.ok("tags", "the store knows none");
             }
-            Err(error) => checks.fail(
+            Err(error @ StoreError::Denied { .. }) => checks.fail(
                 "tags",
                 format!("cannot be read: {error}"),
                 "s3:GetObjectTagging on the source: deploy/policies/consumer.json",
+            ),
+            Err(error) if NO_TAG_SET_CODES.contains(&error.code()) => {
+                checks.ok("tags", "can be read; the smallest object has none");
+            }
+            Err(error) => checks.warn(
+                "tags",
+                format!("cannot be read: {error}"),
+                "look whether copies carry them: the store answers as none should",
             ),
         }
     }

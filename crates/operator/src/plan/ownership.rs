@@ -1,6 +1,6 @@
 //! Who may read the images now, to whom the copies will belong, and whether the application can read them.
 
-use aws_sdk_s3::types::ObjectOwnership;
+use aws_sdk_s3::types::{ObjectOwnership, Owner};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::s3::{FROM_SOURCE, S3Bucket};
 
@@ -35,30 +35,54 @@ pub(super) async fn check_acls(
     }
 }
 
-/// What the bucket says; where the store knows no such setting, what it says of a copy. None where neither can be
-/// asked: the rights are not needed otherwise.
-pub(super) async fn find_owner(
+/// What the bucket says; where the store knows no such setting, what it says of a copy and of the bucket. Nothing where
+/// neither can be asked: the rights are not needed otherwise.
+pub(super) async fn check_owner(
     destination: &S3Bucket,
     copy_key: &str,
     acl: Option<&str>,
-) -> Option<String> {
+    checks: &mut PlanChecks,
+) {
+    let owner = match find_rule(destination, acl).await {
+        Some(Some(rule)) => rule,
+        Some(None) => {
+            let Some(owner) = object_owner(destination, copy_key).await else {
+                return;
+            };
+            let name = name_of(&owner);
+            if !acl
+                .is_some_and(|acl| acl.starts_with("bucket-owner-") || acl.starts_with("public-"))
+                && let Some(bucket) = bucket_owner(destination).await
+                && bucket.id != owner.id
+            {
+                return checks.warn(
+                    "ownership",
+                    format!("copies will belong to {name} and the bucket to {}, who may read none of them, nor the application as that user", name_of(&bucket)),
+                    format!("set COPY_ACL={BUCKET_OWNER_ACL}, or copy as the bucket's owner; APPLICATION_PROFILE has the plan try it"),
+                );
+            }
+            name
+        }
+        None => return,
+    };
+    checks.ok("ownership", format!("copies will belong to {owner}"));
+}
+
+/// None where it may not be asked, and in it none where there is no such thing.
+async fn find_rule(destination: &S3Bucket, acl: Option<&str>) -> Option<Option<String>> {
     let request = destination.client().get_bucket_ownership_controls();
     let controls = request.bucket(destination.name()).send().await;
-    let owner = match controls.map_err(|error| destination.refused("", error)) {
+    match controls.map_err(|error| destination.refused("", error)) {
         Ok(controls) => {
             let rules = controls.ownership_controls.map(|controls| controls.rules);
             let rule = rules.and_then(|rules| rules.into_iter().next());
-            rule.map(|rule| describe_rule(&rule.object_ownership, acl))
+            Some(rule.map(|rule| describe_rule(&rule.object_ownership, acl)))
         }
         Err(error) if error.code() == "OwnershipControlsNotFoundError" => {
-            Some(describe_rule(&ObjectOwnership::ObjectWriter, acl))
+            Some(Some(describe_rule(&ObjectOwnership::ObjectWriter, acl)))
         }
-        Err(StoreError::Denied { .. }) => return None,
-        Err(_) => None,
-    };
-    match owner {
-        Some(owner) => Some(owner),
-        None => read_owner(destination, copy_key).await,
+        Err(StoreError::Denied { .. }) => None,
+        Err(_) => Some(None),
     }
 }
 
@@ -77,11 +101,21 @@ fn describe_rule(rule: &ObjectOwnership, acl: Option<&str>) -> String {
     }
 }
 
-async fn read_owner(bucket: &S3Bucket, key: &str) -> Option<String> {
+async fn object_owner(bucket: &S3Bucket, key: &str) -> Option<Owner> {
     let request = bucket.client().get_object_acl().bucket(bucket.name());
     let owner = request.key(key).send().await.ok()?.owner?;
-    let name = owner.display_name.filter(|name| !name.is_empty());
-    Some(format!("'{}'", name.or(owner.id)?))
+    owner.id.is_some().then_some(owner)
+}
+
+async fn bucket_owner(bucket: &S3Bucket) -> Option<Owner> {
+    let request = bucket.client().get_bucket_acl().bucket(bucket.name());
+    let owner = request.send().await.ok()?.owner?;
+    owner.id.is_some().then_some(owner)
+}
+
+fn name_of(owner: &Owner) -> String {
+    let name = owner.display_name().filter(|name| !name.is_empty());
+    format!("'{}'", name.or(owner.id()).unwrap_or_default())
 }
 
 pub(super) async fn check_application(bucket: &S3Bucket, copy_key: &str, checks: &mut PlanChecks) {

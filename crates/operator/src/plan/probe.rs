@@ -11,7 +11,7 @@ use indicatif::DecimalBytes;
 
 use super::check::PlanChecks;
 use super::estimate::ObjectFacts;
-use super::ownership::{check_application, find_owner};
+use super::ownership::{check_application, check_owner};
 
 /// What a copy that cannot be made needs.
 const REQUIRED_PERMISSIONS: &str = "s3:GetObject and s3:GetObjectTagging on the source, s3:PutObject and s3:PutObjectTagging on the destination, and the KMS keys of both: deploy/policies/operator.json (with COPY_ACL copy-acl.json, too)";
@@ -44,9 +44,7 @@ pub(super) async fn probe_copy(
     objects.uses_kms |= key.is_some();
     check_copy(head.as_ref(), request.size_bytes, took, checks);
     let acl = request.run.options.copy_acl.as_deref();
-    if let Some(owner) = find_owner(request.destination, probe.key(), acl).await {
-        checks.ok("ownership", format!("copies will belong to {owner}"));
-    }
+    check_owner(request.destination, probe.key(), acl, checks).await;
     if let Some(application) = request.application {
         check_application(application, probe.key(), checks).await;
     }

@@ -45,10 +45,18 @@ struct Refusal {
     ids: Vec<String>,
 }
 
+/// Rows that this transaction, and earlier ones of which the statistics are not sent yet, have added to a table and its
+/// partitions, net of those that left: an update may take a row from one partition to another.
+const SELECT_ADDED: &str =
+    "SELECT coalesce(sum(pg_stat_get_xact_tuples_inserted(relid) - pg_stat_get_xact_tuples_deleted(relid)), 0)::bigint
+    FROM (SELECT $1::regclass::oid AS relid UNION SELECT relid FROM pg_partition_tree($1::regclass)) tables";
+
 #[derive(Default)]
 struct RehearsedRows {
     tried: usize,
     set: usize,
+    /// By triggers, to the table itself.
+    added: i64,
     /// Rows that a trigger keeps as they are.
     kept: Vec<String>,
     refusals: Vec<Refusal>,
@@ -85,7 +93,10 @@ impl Rehearsal<'_> {
         let mut batches: Vec<&[RehearsedRow]> = rows.chunks(BATCH_ROWS).rev().collect();
         while let Some(batch) = batches.pop() {
             match self.try_batch(batch).await {
-                Ok(locked) => rehearsed.add(batch.len(), locked),
+                Ok((locked, added)) => {
+                    rehearsed.add(batch.len(), locked);
+                    rehearsed.added += added;
+                }
                 Err(error) if !is_about_rows(&error) => return Err(error),
                 Err(error) => {
                     if let [(id, _)] = batch {
@@ -103,9 +114,13 @@ impl Rehearsal<'_> {
         Ok(rehearsed)
     }
 
-    /// The rows that nothing had locked, and whether each was set.
-    async fn try_batch(&self, rows: &[RehearsedRow]) -> Result<Vec<(String, bool)>, sqlx::Error> {
+    /// The rows that nothing had locked, and whether each was set; and how many rows that added to the table.
+    async fn try_batch(
+        &self,
+        rows: &[RehearsedRow],
+    ) -> Result<(Vec<(String, bool)>, i64), sqlx::Error> {
         let mut transaction = self.begin().await?;
+        let before = self.rows_added(&mut transaction).await?;
         let column = |text: fn(&RehearsedRow) -> &str| rows.iter().map(text).collect::<Vec<_>>();
         let table = &self.inspector.table;
         let set: Vec<(String, bool)> = sqlx::query_as(AssertSqlSafe(rehearsal_sql(table)))
@@ -129,8 +144,14 @@ impl Rehearsal<'_> {
             .bind(paths)
             .execute(&mut *transaction)
             .await?;
+        let added = self.rows_added(&mut transaction).await? - before;
         transaction.rollback().await?;
-        Ok(set)
+        Ok((set, added))
+    }
+
+    async fn rows_added(&self, transaction: &mut PgTransaction<'_>) -> Result<i64, sqlx::Error> {
+        let query = sqlx::query_scalar(SELECT_ADDED).bind(&self.inspector.table.sql);
+        query.fetch_one(&mut **transaction).await
     }
 
     async fn hides_rows(&self) -> Result<bool, sqlx::Error> {
@@ -248,7 +269,11 @@ impl RehearsedRows {
 
     fn check(&self, as_role: &str, checks: &mut PlanChecks) {
         let Self {
-            tried, set, kept, ..
+            tried,
+            set,
+            kept,
+            added,
+            ..
         } = self;
         let passed_over = tried - set - kept.len() - self.refused_rows();
         for one in &self.refusals {
@@ -265,6 +290,17 @@ impl RehearsedRows {
                 "update",
                 format!("a trigger keeps rows from being set (ids: {ids})"),
                 "correct the trigger; such rows are recorded as failed, RowLocked",
+            );
+        }
+        if *added > 0 {
+            let finding = format!(
+                "a trigger added {} to the table itself when {set} were set: if they keep the old path, the run never ends",
+                counted(added.unsigned_abs(), "row", "rows")
+            );
+            checks.warn(
+                "update",
+                finding,
+                "have the trigger write them to another table, or leave them out with ROW_FILTER",
             );
         }
         if passed_over > 0 {

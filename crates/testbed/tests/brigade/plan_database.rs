@@ -113,6 +113,29 @@ async fn triggers_that_refuse_rewrite_or_keep_rows_are_foreseen() {
     }
 }
 
+#[tokio::test]
+async fn a_trigger_that_keeps_old_paths_in_the_table_is_foreseen_and_named_in_the_run() {
+    let rig = TestRig::new().await;
+    rig.add_images(2).await;
+    rig.execute_sql(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO images (path, title) VALUES (OLD.path, 'before'); RETURN NULL; END $$;
+         CREATE TRIGGER keep AFTER UPDATE OF path ON images FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    .await;
+    let plan = rig.run_feeder(&["plan"]).await;
+    let foreseen = "added 2 rows to the table itself when 2 were set";
+    assert!(plan.output.contains(foreseen), "{}", plan.output);
+    let _consumer = rig.spawn_consumer(&[]);
+    let feeder = rig.spawn("feeder", &[], &[]);
+    wait_until("the feeder to notice", async || {
+        feeder
+            .log_tail(50)
+            .contains("found no fewer rows than the one before")
+    })
+    .await;
+}
+
 /// A role of its own in this database, which the plan's role may become.
 async fn add_role(rig: &TestRig) -> String {
     let role = format!("consumer_{:x}", fastrand::u64(..));
