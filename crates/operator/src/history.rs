@@ -83,7 +83,7 @@ impl Operator {
         let query = sqlx::query(INSERT_ACTION).bind(run).bind(action);
         let query = query.bind(&self.by).bind(&self.reason).bind(details);
         if let Err(error) = with_timeout(query.execute(pool)).await {
-            tracing::warn!(%error, action, "this is not in the history of run {run}");
+            tracing::warn!(%error, action, "this may not be in the history of run {run}");
         }
     }
 }

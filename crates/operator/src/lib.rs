@@ -86,6 +86,7 @@ impl OperatorCommand {
         feeder: FeederCheck,
         stop: CancellationToken,
     ) -> anyhow::Result<u8> {
+        tokio::spawn(statements::watch_stop(stop.clone()));
         let code = self.code_when_stopped();
         let ended = Box::pin(self.run_command(program, feeder, stop.clone()));
         let stopped = async {

@@ -1,14 +1,18 @@
 //! Helpers to write and bind statements.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bucket_brigade_common::aws::error_chain;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, before_timeout, is_unavailable, with_timeout};
 use bucket_brigade_common::retry::{Backoff, retry};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{AssertSqlSafe, FromRow};
+use tokio_util::sync::CancellationToken;
 
 /// Longer than the failover of a database takes: about two minutes.
 pub(crate) const MAX_RETRIES: usize = 20;
@@ -18,16 +22,30 @@ pub(crate) const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(10),
 };
 
+/// Whether the process was asked to stop: what the database does not carry out is not made again.
+static IS_STOPPING: AtomicBool = AtomicBool::new(false);
+
+pub(crate) async fn watch_stop(stop: CancellationToken) {
+    stop.cancelled().await;
+    IS_STOPPING.store(true, Ordering::Relaxed);
+}
+
+fn is_worth_retrying(error: &impl Display) -> bool {
+    let is_stopping = IS_STOPPING.load(Ordering::Relaxed);
+    if !is_stopping {
+        tracing::info!("retrying: {error}");
+    }
+    !is_stopping
+}
+
 /// Makes a statement again while the database does not carry it out. It must do nothing twice.
 pub(crate) async fn retry_statement<T>(
     statement: impl AsyncFnMut() -> Result<T, StatementError>,
 ) -> Result<T, StatementError> {
     let is_transient = |error: &StatementError| {
-        let is_transient = !matches!(error, StatementError::Rejected { .. }) && !error.is_denied();
-        if is_transient {
-            tracing::info!("retrying: {error}");
-        }
-        is_transient
+        !matches!(error, StatementError::Rejected { .. })
+            && !error.is_denied()
+            && is_worth_retrying(error)
     };
     let delays = RETRY_BACKOFF.delays().take(MAX_RETRIES);
     retry(delays, is_transient, statement).await
@@ -43,7 +61,9 @@ pub(crate) async fn retry_query<T>(
         let silence = || Err(sqlx::Error::Io(ErrorKind::TimedOut.into()));
         before_timeout(query()).await.unwrap_or_else(silence)
     };
-    retry(delays, is_unavailable, query).await
+    let is_transient =
+        |error: &sqlx::Error| is_unavailable(error) && is_worth_retrying(&error_chain(error));
+    retry(delays, is_transient, query).await
 }
 
 /// A page's statement with `AFTER` written out. Two statements, because `$2 IS NULL OR id > $2` would keep a

@@ -300,12 +300,19 @@ fn parse_path_rule(
 ) -> Option<PathRule> {
     let old = problems.require("OLD_PREFIX", old);
     let new = problems.require("NEW_PREFIX", new);
+    let old_ends_in_space = old.as_deref().is_some_and(ends_in_space);
     if old.as_deref().is_some_and(|old| !is_quoted(old)) {
         for (name, value) in [
             ("NEW_PREFIX", &new),
             ("SOURCE_KEY_PREFIX", &source_key),
             ("DESTINATION_KEY_PREFIX", &destination_key),
         ] {
+            if value.as_deref().is_some_and(ends_in_space) && !old_ends_in_space {
+                problems.add(
+                    name,
+                    "ends in white space, which would be part of each path or key",
+                );
+            }
             if let Some(value) = value.as_deref().filter(|value| is_quoted(value)) {
                 let problem = format!(
                     "{value} is in quotes, which would be part of each path or key (an env file of Docker passes them on)"
@@ -323,6 +330,10 @@ fn parse_path_rule(
 fn is_quoted(text: &str) -> bool {
     let is_in = |quote| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
     is_in('"') || is_in('\'')
+}
+
+fn ends_in_space(text: &str) -> bool {
+    text.ends_with(char::is_whitespace)
 }
 
 fn check_locations_differ(run: &RunSpec, problems: &mut SettingsProblems) {

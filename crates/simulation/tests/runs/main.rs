@@ -189,7 +189,7 @@ async fn in_a_mixed_queue_it_costs_few_receives() {
     rig.send_rows(ROW_COUNT);
     rig.wait_until_moved(1).await;
     sleep(Duration::from_mins(10)).await;
-    assert!(rig.most_receives() <= 2, "{}", rig.most_receives());
+    assert!(rig.most_receives() <= 3, "{}", rig.most_receives());
     rig.operator(2).is_excluded.store(false, Ordering::Relaxed);
     rig.wait_until_moved(2).await;
     rig.end().await;
