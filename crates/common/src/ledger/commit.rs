@@ -1,8 +1,7 @@
 //! The compare-and-set that moves rows and writes the evidence of it in one statement.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgArguments, Postgres};
@@ -258,41 +257,6 @@ fn text_of_complaint(message: &str) -> &str {
     })
 }
 
-/// How long a commit waits for the locks that triggers, keys and indexes need: for the commits of other consumers, but
-/// not for the application's long transactions, whose rows would keep others waiting meanwhile.
-#[derive(Debug, Default)]
-pub(super) struct LockPatience {
-    /// What commits take lately, in milliseconds; zero before the first.
-    commit_ms: AtomicU32,
-}
-
-impl LockPatience {
-    const MIN_MS: u32 = 100;
-    const MAX_MS: u32 = 1000;
-    const COMMITS: u32 = 4;
-
-    /// As Postgres reads it.
-    fn timeout(&self) -> String {
-        let patience = match self.commit_ms.load(Ordering::Relaxed) {
-            0 => Self::MAX_MS,
-            taken => (taken * Self::COMMITS).clamp(Self::MIN_MS, Self::MAX_MS),
-        };
-        format!("{patience}ms")
-    }
-
-    fn record_commit(&self, took: Duration) {
-        let took = u32::try_from(took.as_millis()).unwrap_or(Self::MAX_MS);
-        let took = took.clamp(1, Self::MAX_MS);
-        let before = self.commit_ms.load(Ordering::Relaxed);
-        let mean = if before == 0 {
-            took
-        } else {
-            (before * 3 + took).div_ceil(4)
-        };
-        self.commit_ms.store(mean, Ordering::Relaxed);
-    }
-}
-
 impl PostgresLedger {
     /// Commits a batch. Where a lock of the application's was not granted in time a batch is refused, so that
     /// it is halved, and a row alone is passed over like a locked one.
@@ -300,9 +264,12 @@ impl PostgresLedger {
         &self,
         moves: &[&PendingMove],
     ) -> Result<HashSet<RowId>, StatementError> {
-        let unless_locked = |error| match path_updates_error(&error, moves.len()) {
-            Some(error) => Err(error),
-            None => Ok(HashSet::new()),
+        let unless_locked = |error| {
+            if is_row_lock_timeout(&error) {
+                self.lock_patience.record_block();
+            }
+            let refused = path_updates_error(&error, moves.len());
+            refused.map_or_else(|| Ok(HashSet::new()), Err)
         };
         let moved = with_timeout_or_else(self.commit_moves(moves), unless_locked).await?;
         if moved.is_empty() && !moves.is_empty() {
@@ -393,7 +360,8 @@ impl PostgresLedger {
         };
         let wanted = moves.iter().map(|m| (m.id.as_str(), &*m.new_path));
         let moved = self.set_paths(query, wanted).await?;
-        self.lock_patience.record_commit(began.elapsed());
+        self.lock_patience
+            .record_commit(began.elapsed(), moves.len());
         Ok(moved.into_iter().map(RowId::from_database).collect())
     }
 

@@ -20,6 +20,7 @@ mod heartbeat;
 mod id_columns;
 mod ledger_run;
 mod lock;
+mod lock_patience;
 pub mod move_ledger;
 mod path_sample;
 mod row_filter;
@@ -119,7 +120,7 @@ pub struct PostgresLedger {
     feed_index: Arc<FeedIndex>,
     /// Whether triggers have come that fire after an update.
     new_triggers: Arc<AtomicBool>,
-    lock_patience: Arc<commit::LockPatience>,
+    lock_patience: Arc<lock_patience::LockPatience>,
     throttle: Option<Arc<Throttle>>,
 }
 
