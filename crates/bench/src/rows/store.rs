@@ -24,12 +24,15 @@ const IMAGE_BYTES: usize = 16 << 10;
 const IN_FLIGHT: usize = 32;
 const CPU_TARGET: TargetBound = TargetBound::AtMost(0.5);
 
-/// How the consumer is told to copy: as a store without conditions has it copy, and by the store itself.
-const METHODS: [(&str, &[(&str, &str)]); 2] = [
-    ("auto", &[]),
+/// How the run says that images are copied: as the consumer finds out, and by the store itself.
+const METHODS: [(&str, &str); 2] = [
+    (
+        "auto",
+        "UPDATE bucket_brigade.run SET options = options - 'COPY_METHOD'",
+    ),
     (
         "server",
-        &[("COPY_METHOD", "server"), ("ACCEPT_UNCONDITIONAL", "true")],
+        r#"UPDATE bucket_brigade.run SET options = options || '{"COPY_METHOD": "server"}'"#,
     ),
 ];
 
@@ -68,11 +71,12 @@ async fn measure_on(
 ) -> Result<(Samples, Samples)> {
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
-        for ((_, settings), samples) in METHODS.iter().zip(&mut ours) {
+        for ((_, sql), samples) in METHODS.iter().zip(&mut ours) {
+            rig.execute_sql(sql).await?;
             let rows = rig.insert_rows(images).await?;
             refill(client, &rows).await?;
             let started = Instant::now();
-            let used = consume(rig, rows, settings).await?;
+            let used = consume(rig, rows).await?;
             samples.add(used, images, started);
         }
         for (peer, samples) in PEERS.iter().zip(&mut theirs) {
@@ -93,11 +97,7 @@ async fn measure_on(
 
 const PEERS: [PeerTool; 2] = [PeerTool::S5cmd, PeerTool::Rclone];
 
-async fn consume(
-    rig: &mut BenchRig,
-    rows: Range<u64>,
-    settings: &[(&str, &str)],
-) -> Result<ProcessUsage> {
+async fn consume(rig: &mut BenchRig, rows: Range<u64>) -> Result<ProcessUsage> {
     let work = WorkloadSpec {
         in_flight: IN_FLIGHT,
         ..WorkloadSpec::of(rows.end - rows.start)
@@ -106,11 +106,8 @@ async fn consume(
         rows,
         ..StubSetup::default()
     };
-    let settings: Vec<_> = settings
-        .iter()
-        .map(|(name, value)| (*name, (*value).to_owned()))
-        .collect();
-    Ok(rig.consume_with(work, &setup, &settings).await?.usages[0])
+    let accepted = [("ACCEPT_UNCONDITIONAL", "true".to_owned())];
+    Ok(rig.consume_with(work, &setup, &accepted).await?.usages[0])
 }
 
 impl StoreSamples {

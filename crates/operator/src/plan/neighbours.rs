@@ -17,6 +17,8 @@ const MAX_IMAGES: usize = 5;
 
 const MAX_KEYS: i32 = 20;
 
+const MAX_FOLDERS: usize = 20;
+
 const MAX_PATTERNS: usize = 8;
 
 /// What stands between a name and what is added to it.
@@ -109,7 +111,7 @@ impl ImageKey<'_> {
             let first = self.list(&format!("{folder}{word}"), 1).await?;
             let Some(first) = first.first() else { continue };
             let first = &first[folder.len()..];
-            let ends = first.match_indices(['_', '-']).map(|(at, _)| at + 1);
+            let ends = first.match_indices(['_', '-', '/']).map(|(at, _)| at + 1);
             for text in ends.map(|end| &first[..end]) {
                 let pattern = format!("{dir}{text}{{name}}");
                 others.push((format!("{folder}{text}{name}"), pattern));
@@ -167,11 +169,12 @@ impl ImageKey<'_> {
     /// The folders in one, each with the slash at its end.
     async fn list_folders(&self, folder: &str) -> Option<Vec<String>> {
         let prefix = format!("{}{folder}", self.prefix);
-        let request = self.list_request(folder).delimiter("/").max_keys(MAX_KEYS);
+        // A page: images come before folders.
+        let request = self.list_request(folder).delimiter("/");
         let listed = request.send().await.ok()?;
         let folders = listed.common_prefixes().iter();
         let folders = folders.filter_map(|folder| folder.prefix()?.strip_prefix(&*prefix));
-        let subs = folders.filter(|sub| *sub != "/");
+        let subs = folders.filter(|sub| *sub != "/").take(MAX_FOLDERS);
         Some(subs.map(ToOwned::to_owned).collect())
     }
 

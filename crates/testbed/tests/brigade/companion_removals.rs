@@ -160,7 +160,8 @@ async fn a_companion_that_cannot_be_asked_for_hides_no_removal() {
     // And for the key beside it, which shows whether it is the object's own trouble.
     let refused = ["1.png.200x200.jpg", ".bucket-brigade-probe"].map(|key| {
         let refused = Fault::new("HeadObject", FaultEffect::error(400, "BadRequest"));
-        rig.cloud.inject_fault(refused.key_contains(format!("avatar/u/{key}")))
+        rig.cloud
+            .inject_fault(refused.key_contains(format!("avatar/u/{key}")))
     });
     let cleaned = rig.run_feeder(&CLEAN_ORPHANS).await;
     assert_ne!(cleaned.code, 0, "{}", cleaned.output);

@@ -259,3 +259,20 @@ async fn a_plan_finds_what_would_stay_behind() {
     assert_eq!(plan.code, Some(0), "{}", plan.log);
     assert!(!plan.log.contains("WARN  companions"), "{}", plan.log);
 }
+
+/// Images come before folders in a listing.
+#[tokio::test]
+async fn a_plan_finds_folders_behind_many_images() {
+    let rig = TestRig::new().await;
+    rig.add_images(30).await;
+    for number in 0..30 {
+        for folder in ["thumb", "zoomed"] {
+            let key = format!("image/{folder}/{number}.png");
+            rig.put_object("images-old", &key, b"small").await;
+        }
+    }
+    let plan = rig.run_feeder(&["plan"]).await;
+    for pattern in ["{dir}/thumb/{name}", "{dir}/zoomed/{name}"] {
+        assert!(plan.output.contains(pattern), "{pattern}: {}", plan.output);
+    }
+}
