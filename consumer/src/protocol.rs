@@ -306,15 +306,14 @@ impl MoveProtocol {
         }
     }
 
-    /// Where a copy of this image is on record, it is as good as a new one, and so is what the application has put in its
-    /// place since. Any other object proves nothing without a source.
+    /// The earlier copy is as good as a new one; any other object proves nothing without a source.
     fn after_copy_without_source(&mut self, copy: CopiedObject) -> Action {
-        let is_recorded = match &self.phase {
-            Phase::Copying { copy_etag, .. } => copy_etag.is_some(),
-            Phase::FindingCopy { .. } => true,
-            _ => false,
+        let recorded = match &self.phase {
+            Phase::Copying { copy_etag, .. } => copy_etag.as_ref(),
+            Phase::FindingCopy { copy_etag, .. } => Some(copy_etag),
+            _ => None,
         };
-        if is_recorded {
+        if recorded == Some(&copy.etag) {
             return self.commit_copy(copy);
         }
         self.fail(FailureCause::source_vanished())

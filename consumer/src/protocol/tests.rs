@@ -155,25 +155,12 @@ fn without_a_source_the_copy_on_record_is_committed() {
         assert_eq!(drive(first_delivery(), &events), Action::Compare);
         let after = |more: &[Event]| drive(first_delivery(), &[&events[..], more].concat());
         assert_eq!(after(&[alone("e")]), commit);
-        // The application has replaced it.
-        let replaced = after(&[alone("other")]);
+        let failed = after(&[alone("other"), set_back.clone()]);
         assert!(
-            matches!(&replaced, Action::Commit(copy, _) if copy.etag == "other" && copy.is_source_gone),
-            "{replaced:?}"
+            matches!(&failed, Action::RecordFailure(cause, _) if cause.code == "NoSuchKey" && cause.permanent),
+            "{failed:?}"
         );
     }
-    let unknown = [
-        Event::Decoded,
-        Event::RowRead(NEEDS_MOVE),
-        Event::DestinationExists,
-        alone("e"),
-        Event::RowRead(NEEDS_MOVE),
-    ];
-    let failed = drive(first_delivery(), &unknown);
-    assert!(
-        matches!(&failed, Action::RecordFailure(cause, _) if cause.code == "NoSuchKey" && cause.permanent),
-        "{failed:?}"
-    );
     let vanished = [
         Event::Decoded,
         set_back.clone(),
