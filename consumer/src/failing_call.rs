@@ -39,7 +39,8 @@ impl From<&QueueError> for CallFailure {
     fn from(error: &QueueError) -> Self {
         Self {
             reason: error.to_string(),
-            is_answered: matches!(error, QueueError::Refused { .. }),
+            // Of a request that was given up, and of one that was answered by an error alike.
+            is_answered: true,
         }
     }
 }

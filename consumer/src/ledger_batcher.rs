@@ -13,7 +13,6 @@ use bucket_brigade_common::retry::Backoff;
 use bucket_brigade_common::throttle::Throttle;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -29,15 +28,8 @@ const RETRY_BACKOFF: Backoff = Backoff {
 /// A failover in the middle of it, or a deadlock, is over by then.
 const SUSPECT_TRIES: u32 = 3;
 
-/// SQLSTATE class of what a statement may not do or does not find, a trigger's for one: it is the rows' trouble only
-/// where others pass.
-const ACCESS_CLASS: &str = "42";
-
 /// Of so few rows each is tried alone where one needs a lock that the application holds: each half would wait for it.
 const ROWS_BESIDE_LOCKED: usize = 16;
-
-/// After so long without a row that passes, of a process that has had some, the last rows of all are at fault.
-const LAST_ROWS_PATIENCE: Duration = Duration::from_secs(100);
 
 #[derive(Debug, Clone)]
 pub enum LedgerOutcome<R> {
@@ -69,7 +61,6 @@ where
             statements: Arc::clone(&context.statements),
             throttle: Arc::clone(&context.throttle),
             stop: context.stop.clone(),
-            last_success: Mutex::default(),
         });
         Self(Batcher::new(config, move |batch| {
             let retrier = Arc::clone(&retrier);
@@ -89,44 +80,20 @@ struct LedgerRetrier<F> {
     statements: Arc<SlotShare>,
     throttle: Arc<Throttle>,
     stop: CancellationToken,
-    last_success: Mutex<Option<Instant>>,
 }
 
 impl<F> LedgerRetrier<F> {
-    /// In halves where some are refused. Where all are, by our rights or for want of a table, it is an outage until
-    /// something passes.
     async fn flush<T, R>(&self, batch: Vec<T>) -> Vec<LedgerOutcome<R>>
     where
         T: Clone,
         F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>,
     {
-        let (began, mut tries) = (Instant::now(), 0);
         let is_timeout = |cause: &FailureCause, rows| {
             cause.code == STATEMENT_CANCELLED
                 || cause.code == LOCK_NOT_AVAILABLE && rows <= ROWS_BESIDE_LOCKED
         };
-        loop {
-            let call = |part| self.call(part);
-            let outcomes =
-                flush_in_halves(batch.clone(), call, is_timeout, LedgerOutcome::Refused).await;
-            let Some(denied) = find_common_denial(&outcomes) else {
-                return outcomes;
-            };
-            let proven = *self.last_success.lock();
-            let is_last = || began.elapsed() >= LAST_ROWS_PATIENCE;
-            if proven.is_some_and(|at| at > began || is_last()) {
-                self.health.mark_up(Dependency::Database);
-                return outcomes;
-            }
-            tries += 1;
-            let reason = format!("{} ({})", denied.message, denied.code);
-            // Once is no outage: it has been tried often.
-            self.health
-                .record_failure(Dependency::Database, began, tries + 1, &reason);
-            if !self.waits_after(tries).await {
-                return batch.iter().map(|_| LedgerOutcome::Interrupted).collect();
-            }
-        }
+        let call = |part| self.call(part);
+        flush_in_halves(batch, call, is_timeout, LedgerOutcome::Refused).await
     }
 
     /// False where nothing is tried any more.
@@ -149,11 +116,9 @@ impl<F> LedgerRetrier<F> {
         F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>,
     {
         let (mut tries, mut suspicions) = (0, 0);
-        let refused = |code: String, message| {
+        let refused = |code, message| {
             // It answers.
-            if !code.starts_with(ACCESS_CLASS) {
-                self.health.mark_up(Dependency::Database);
-            }
+            self.health.mark_up(Dependency::Database);
             Err(FailureCause {
                 code,
                 message,
@@ -174,7 +139,6 @@ impl<F> LedgerRetrier<F> {
                 Ok(Err(StatementError::Unavailable(reason))) => (reason, true),
                 Ok(Ok(results)) => {
                     self.health.mark_up(Dependency::Database);
-                    *self.last_success.lock() = Some(Instant::now());
                     return Ok(results.into_iter().map(LedgerOutcome::Done).collect());
                 }
                 Ok(Err(StatementError::Rejected { code, message })) => {
@@ -218,18 +182,10 @@ impl<F> LedgerRetrier<F> {
     }
 }
 
-/// Why all were refused, where rights or names may be the reason.
-fn find_common_denial<R>(outcomes: &[LedgerOutcome<R>]) -> Option<&FailureCause> {
-    let mut denials = outcomes.iter().map(|outcome| match outcome {
-        LedgerOutcome::Refused(cause) if cause.code.starts_with(ACCESS_CLASS) => Some(cause),
-        _ => None,
-    });
-    let first = denials.next()?;
-    first.filter(|_| denials.all(|denial| denial.is_some()))
-}
-
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
 
     const CONFIG: BatchConfig = BatchConfig {
@@ -328,56 +284,6 @@ mod tests {
             assert!(!health.is_up(Dependency::Database));
         });
         assert!(matches!(outcome, LedgerOutcome::Done(1)));
-    }
-
-    fn denied() -> StatementError {
-        StatementError::Suspect {
-            code: "42501".into(),
-            message: "permission denied for table audit".into(),
-        }
-    }
-
-    /// As where a trigger writes a table that the consumers may not write.
-    #[tokio::test(start_paused = true)]
-    async fn rows_that_are_all_denied_wait_for_the_right() {
-        let context = ConsumerContext::for_tests();
-        let (health, began) = (context.health.clone(), Instant::now());
-        let batcher = LedgerBatcher::new(CONFIG, &context, move |batch: Arc<[u32]>| {
-            let is_granted = began.elapsed() > Duration::from_mins(5);
-            let result = if is_granted || batch.is_empty() {
-                Ok(batch.to_vec())
-            } else {
-                Err(denied())
-            };
-            async move { result }.boxed()
-        });
-        let submitted = futures::future::join_all((0..8).map(|number| batcher.submit(number)));
-        let (outcomes, ()) = tokio::join!(submitted, async {
-            sleep(Duration::from_mins(2)).await;
-            assert!(!health.is_up(Dependency::Database));
-        });
-        let is_done = |outcome: &_| matches!(outcome, LedgerOutcome::Done(_));
-        assert!(outcomes.iter().all(is_done), "{outcomes:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_row_that_is_denied_fails_beside_others_and_as_the_last_of_all() {
-        let context = ConsumerContext::for_tests();
-        let outcomes = outcomes_with_culprit(&context, denied).await;
-        assert!(outcomes[5].is_some() && outcomes.iter().flatten().count() == 1);
-        let batcher = LedgerBatcher::new(CONFIG, &context, |batch: Arc<[u32]>| {
-            let result = if batch.contains(&5) {
-                Err(denied())
-            } else {
-                Ok(batch.to_vec())
-            };
-            async move { result }.boxed()
-        });
-        assert!(matches!(batcher.submit(1).await, LedgerOutcome::Done(1)));
-        let began = Instant::now();
-        let last = batcher.submit(5).await;
-        assert!(matches!(last, LedgerOutcome::Refused(_)), "{last:?}");
-        assert!(began.elapsed() < Duration::from_mins(2));
     }
 
     #[tokio::test(start_paused = true)]

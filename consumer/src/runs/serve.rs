@@ -223,8 +223,10 @@ pub(crate) async fn deregister(control: &dyn FleetControl) {
 async fn start_parked_messages(dispatcher: &Dispatcher, run: i64, idle_limit: Option<Duration>) {
     let (runs, health) = (&dispatcher.runs, &dispatcher.context.health);
     let changed = runs.changes(run);
-    // Whether it has messages is not known while none can be received.
-    let is_over = |limit| health.is_up(Dependency::Queue) && runs.close_if_idle(run, limit);
+    // Whether it has messages is not known while none can be received; and its heartbeat may be all that tells the end
+    // of the database's outage.
+    let receives = || health.is_up(Dependency::Queue) && health.is_up(Dependency::Database);
+    let is_over = |limit| receives() && runs.close_if_idle(run, limit);
     while !idle_limit.is_some_and(is_over) {
         runs.update_allowances();
         for leased in runs

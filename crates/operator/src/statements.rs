@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use bucket_brigade_common::aws::error_chain;
 use bucket_brigade_common::ledger::move_ledger::StatementError;
@@ -22,20 +22,24 @@ pub(crate) const RETRY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(10),
 };
 
-/// Whether the process was asked to stop: what the database does not carry out is not made again.
-static IS_STOPPING: AtomicBool = AtomicBool::new(false);
+/// When the process was asked to stop: what the database does not carry out is not made again for long.
+static STOPPED_AT: OnceLock<Instant> = OnceLock::new();
+
+/// What follows a removal is worth a few tries.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) async fn watch_stop(stop: CancellationToken) {
     stop.cancelled().await;
-    IS_STOPPING.store(true, Ordering::Relaxed);
+    STOPPED_AT.get_or_init(Instant::now);
 }
 
 fn is_worth_retrying(error: &impl Display) -> bool {
-    let is_stopping = IS_STOPPING.load(Ordering::Relaxed);
-    if !is_stopping {
+    let stopped = STOPPED_AT.get();
+    let is_worth_it = stopped.is_none_or(|at| at.elapsed() < STOP_PATIENCE);
+    if is_worth_it {
         tracing::info!("retrying: {error}");
     }
-    !is_stopping
+    is_worth_it
 }
 
 /// Makes a statement again while the database does not carry it out. It must do nothing twice.

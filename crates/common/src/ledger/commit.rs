@@ -360,8 +360,10 @@ impl PostgresLedger {
         };
         let wanted = moves.iter().map(|m| (m.id.as_str(), &*m.new_path));
         let moved = self.set_paths(query, wanted).await?;
-        self.lock_patience
-            .record_commit(began.elapsed(), moves.len());
+        if !moved.is_empty() {
+            self.lock_patience
+                .record_commit(began.elapsed(), moved.len());
+        }
         Ok(moved.into_iter().map(RowId::from_database).collect())
     }
 

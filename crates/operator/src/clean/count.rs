@@ -53,7 +53,7 @@ fn first_rows(orphans: bool) -> String {
 fn count_sql(orphans: bool, part: &str) -> String {
     let columns = if orphans {
         "m.destination_key AS old_path, NULL::bigint AS size_bytes, '' AS source_etag, true AS is_there,
-           true AS is_cleanable, m.seen_at > now() - make_interval(secs => $2) AS is_young
+           octet_length(m.new_path) <= 2600 AS is_cleanable, m.seen_at > now() - make_interval(secs => $2) AS is_young
       FROM bucket_brigade.orphans m"
             .into()
     } else {

@@ -173,7 +173,7 @@ impl PathColumn {
         };
         format!(
             r#"WITH stretch AS MATERIALIZED (
-    SELECT {columns}, CASE WHEN t.{path}::text COLLATE "C" LIKE 'data:%' THEN left(t.{path}::text, 64)
+    SELECT {columns}, CASE WHEN t.{path}::text COLLATE "C" LIKE 'data:%' AND t.{path}::text !~ '\s' THEN left(t.{path}::text, 64)
            ELSE t.{path}::text END COLLATE "C" AS path, {wanted} AS is_wanted FROM {table} t WHERE {scope}
      ORDER BY {order} FETCH FIRST $1 ROWS WITH TIES
 ), marked AS (
