@@ -129,7 +129,8 @@ async fn stat_with_retries<T>(
     let folder = key.rfind('/').map_or("", |end| &key[..=end]);
     match stat(&format!("{folder}.bucket-brigade-probe")).await {
         Err(other) if is_of_store(&other) => Err(error),
-        // It may have been a moment's trouble, a token's for one.
+        _ if is_transient_error(&error) => Err(blame_object(&error)),
+        // It was asked once, and a token may have been renewed since.
         _ => match stat(key).await {
             Err(again) if is_of_store(&again) => Err(blame_object(&again)),
             result => result,
