@@ -5,6 +5,7 @@ use std::fmt;
 use anyhow::Context as _;
 use bucket_brigade_common::exit;
 use bucket_brigade_common::ledger::{PostgresLedger, TableAccess, list_runs, with_timeout};
+use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::printable::counted;
 use bucket_brigade_common::queue::dead_letter::RedriveOutcome;
 use bucket_brigade_common::settings::{DatabaseArgs, SettingsProblems};
@@ -144,8 +145,7 @@ impl fmt::Display for RetryOutput {
             (_, true) => ": the feeder's next sweep has them",
             (_, false) => ": start the feeder again",
         };
-        let rows = counted(*rows, "row is no failure", "rows are no failures");
-        write!(f, "run {run}: {rows} any more{next}")?;
+        write!(f, "run {run}: {}{next}", describe_retried(*rows))?;
         match self.redrive {
             "started" => {
                 let letters = counted(*dead_letters, "dead letter is", "dead letters are");
@@ -162,6 +162,11 @@ impl fmt::Display for RetryOutput {
             ),
         }
     }
+}
+
+fn describe_retried(rows: i64) -> String {
+    let rows = counted(rows, "row is no failure", "rows are no failures");
+    format!("{rows} any more")
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
@@ -212,7 +217,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<u8> {
     let rows = throttle.run(work).await?;
     let (redrive, dead_letters) = match code {
         Some(_) => ("not asked for", 0),
-        None => match redrive_dead_letters(&context, &ledger, is_shared).await? {
+        None => match redrive_dead_letters(&context, &ledger, is_shared)
+            .await
+            .with_context(|| {
+                format!(
+                    "{}, but dead letters stay: run it again",
+                    describe_retried(rows)
+                )
+            })? {
             RedriveOutcome::Empty => ("none", 0),
             RedriveOutcome::Started(count) => ("started", count),
             RedriveOutcome::Resent(count) => ("by hand", count),
@@ -287,9 +299,11 @@ async fn redrive_dead_letters(
     ledger: &PostgresLedger,
     is_shared: bool,
 ) -> anyhow::Result<RedriveOutcome> {
-    match context.sqs_queue().await?.dead_letter_queue().await? {
-        Some(dead_letters) if is_shared => Ok(dead_letters.redrive_run(ledger.run_key()).await?),
-        Some(dead_letters) => Ok(dead_letters.redrive_all().await?),
+    let queue = context.sqs_queue().await?;
+    let redrive = async || match queue.dead_letter_queue().await? {
+        Some(dead_letters) if is_shared => dead_letters.redrive_run(ledger.run_key()).await,
+        Some(dead_letters) => dead_letters.redrive_all().await,
         None => Ok(RedriveOutcome::Empty),
-    }
+    };
+    Ok(retry_transient(redrive).await?)
 }

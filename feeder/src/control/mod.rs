@@ -42,7 +42,7 @@ pub struct ControlArgs {
     /// Sat,Sun 00:00-24:00 [zone: UTC]
     #[arg(long, env, value_name = "HOURS", default_value = "", hide_default_value = true, value_parser = setting(parse_feed_window))]
     feed_window: Setting<Option<FeedWindow>>,
-    /// Pause the run when more rows than this have failed; or off
+    /// Pause the run when more rows than this have failed; or off: only when the first 1000 all do
     #[arg(long, env, value_name = "N", default_value = "off", value_parser = setting(or_off(integer_between(0, u64::MAX >> 1))))]
     max_failures: Setting<Option<u64>>,
     /// POST a line of JSON there when the run finishes, stalls, is paused, resumed or limited
@@ -85,17 +85,14 @@ impl ControlSettings {
         self.conditions.check(pool).await
     }
 
-    /// Connections that [`RunControl::run`] uses.
+    /// Connections that [`RunControl::run`] uses; for the count of failures alone it shares one.
     pub fn connections(&self) -> u32 {
-        u32::from(self.is_any())
-    }
-
-    fn is_any(&self) -> bool {
         let HoldConditions { query, window } = &self.conditions;
-        query.is_some()
+        let is_any = query.is_some()
             || window.is_some()
             || self.max_failures.is_some()
-            || self.notify_url.is_some()
+            || self.notify_url.is_some();
+        u32::from(is_any)
     }
 }
 
@@ -134,10 +131,7 @@ impl RunControl {
     /// Runs for as long as it is polled. A database that does not answer is reported elsewhere: what held before
     /// stands.
     pub async fn run(&self) {
-        if !self.settings.is_any() {
-            return std::future::pending().await;
-        }
-        let mut limit = self.settings.max_failures.map(FailureLimit::new);
+        let mut limit = FailureLimit::new(self.settings.max_failures);
         let mut observer = None;
         let mut numbers = RunProgress::default();
         let mut ticks = interval(CHECK_INTERVAL);
@@ -157,13 +151,11 @@ impl RunControl {
         }
     }
 
-    async fn check(&self, limit: &mut Option<FailureLimit>) -> Result<RunProgress, StatementError> {
+    async fn check(&self, limit: &mut FailureLimit) -> Result<RunProgress, StatementError> {
         self.apply_holds().await?;
         let numbers = self.ledger.run_progress().await?;
-        if let Some(limit) = limit {
-            let is_paused = self.throttle.limits().paused.is_some();
-            limit.check(&self.ledger, numbers.failed, is_paused).await?;
-        }
+        let is_paused = self.throttle.limits().paused.is_some();
+        limit.check(&self.ledger, &numbers, is_paused).await?;
         Ok(numbers)
     }
 

@@ -82,7 +82,7 @@ use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
 use standbys::wait_for_standbys;
-use unasked_columns::warn_of_unasked_columns;
+use unasked_columns::UnaskedColumns;
 
 /// Objects that one request removes.
 const PAGE_ROWS: i64 = 1000;
@@ -106,6 +106,9 @@ pub struct Args {
     /// removed, too
     #[arg(long, value_name = "ROWS")]
     rows_outside_the_rule: Option<u64>,
+    /// Columns that no run is of, as schema.table.column: though they hold such paths, they need none of the objects
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
+    ignore_columns: Vec<String>,
     /// The name of the bucket that objects are removed from; without it the command prints what would go
     #[arg(long, value_name = "BUCKET")]
     confirm: Option<String>,
@@ -158,6 +161,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         context: &context,
         operator: args.operator.into(),
         rows_outside_the_rule: args.rows_outside_the_rule,
+        ignore_columns: args.ignore_columns,
         versioning: until_stopped(&stop, read_versioning(&store, removals.side())).await?,
         pass: CleanPass {
             removals,
@@ -182,6 +186,7 @@ struct CleanCommand<'a> {
     context: &'a CommandContext,
     operator: Operator,
     rows_outside_the_rule: Option<u64>,
+    ignore_columns: Vec<String>,
     versioning: Option<BucketVersioning>,
     pass: CleanPass<'a>,
     missing: MissingIndexes,
@@ -214,8 +219,8 @@ impl CleanCommand<'_> {
         Ok(exit::DONE)
     }
 
-    /// The columns that name objects of the bucket, and which of their indexes are missing.
-    async fn find_columns(&mut self) -> anyhow::Result<Vec<ReferringColumn>> {
+    /// The columns that name objects of the bucket, those that nothing asks, and which indexes are missing.
+    async fn find_columns(&mut self) -> anyhow::Result<(Vec<ReferringColumn>, UnaskedColumns)> {
         let RemovalLedger { ledger, bucket, .. } = self.pass.removals;
         let columns = path_columns(ledger, bucket).await?;
         self.missing = MissingIndexes::find(ledger, &columns).await?;
@@ -224,11 +229,11 @@ impl CleanCommand<'_> {
         } else {
             ledger.rule().old_prefix()
         };
-        warn_of_unasked_columns(ledger, &columns, prefix).await;
+        let unasked = UnaskedColumns::find(ledger, &columns, prefix, &self.ignore_columns).await;
         if self.missing.reads_tables_by_page {
             self.pass.page_rows = LARGE_PAGE_ROWS;
         }
-        Ok(columns)
+        Ok((columns, unasked))
     }
 
     async fn read_other_spellings(&mut self, columns: &[ReferringColumn]) -> anyhow::Result<()> {
@@ -245,7 +250,8 @@ impl CleanCommand<'_> {
     }
 
     async fn prepare_preview(&mut self) -> anyhow::Result<()> {
-        let columns = self.find_columns().await?;
+        let (columns, unasked) = self.find_columns().await?;
+        unasked.warn();
         // A preview comes at once, whatever the clean itself will take.
         if !self.missing.reads_tables {
             self.read_other_spellings(&columns).await?;
@@ -264,7 +270,8 @@ impl CleanCommand<'_> {
         }
         let removes_from = (removals.bucket, removals.key_prefix());
         locks.shut_out(Some(removes_from)).await?;
-        let columns = self.find_columns().await?;
+        let (columns, unasked) = self.find_columns().await?;
+        unasked.refuse()?;
         for index in &self.missing.all {
             tracing::warn!("{index}");
         }

@@ -84,7 +84,7 @@ async fn open_buckets(
                 _ => checks.fail(
                     "buckets",
                     error.to_string(),
-                    "check the name, AWS_REGION and the endpoint",
+                    "check the name, AWS_REGION, the endpoint, and S3_FORCE_PATH_STYLE for a store of your own",
                 ),
             }
             is_open = false;

@@ -51,6 +51,11 @@ const SELECT_ADDED: &str =
     "SELECT coalesce(sum(pg_stat_get_xact_tuples_inserted(relid) - pg_stat_get_xact_tuples_deleted(relid)), 0)::bigint
     FROM (SELECT $1::regclass::oid AS relid UNION SELECT relid FROM pg_partition_tree($1::regclass)) tables";
 
+/// Postgres plans each batch for all of them: one second for a thousand.
+const MAX_PARTITIONS: i64 = 500;
+
+const COUNT_PARTITIONS: &str = "SELECT count(*) FROM pg_partition_tree($1::regclass) WHERE isleaf";
+
 #[derive(Default)]
 struct RehearsedRows {
     tried: usize,
@@ -76,6 +81,7 @@ impl Rehearsal<'_> {
             }
             Err(error) => return self.add_failure(&error, checks),
         }
+        self.check_partitions(checks).await;
         match self.try_rows(rows).await {
             Ok(tried) => tried.check(&self.as_role(), checks),
             Err(error) if is_lock_timeout(&error) => checks.warn(
@@ -84,6 +90,17 @@ impl Rehearsal<'_> {
                 "try again; consumers wait for such locks",
             ),
             Err(error) => self.add_failure(&error, checks),
+        }
+    }
+
+    async fn check_partitions(&self, checks: &mut PlanChecks) {
+        let query = sqlx::query_scalar(COUNT_PARTITIONS).bind(&self.inspector.table.sql);
+        if let Ok(partitions @ MAX_PARTITIONS..) = query.fetch_one(&*self.inspector.pool).await {
+            checks.warn(
+                "update",
+                format!("each batch is planned for {partitions} partitions, a second for a thousand of them"),
+                "make a run of each partition of the level below: IMAGES_TABLE=its name",
+            );
         }
     }
 
@@ -222,7 +239,7 @@ impl Rehearsal<'_> {
                 error.detail().unwrap_or("the new path is taken")
             ),
             "25006" => "the database takes no writes: DATABASE_URL must lead to the primary, without default_transaction_read_only".into(),
-            "57014" => "a trigger or constraint takes longer than 5 s for a few rows: make it faster".into(),
+            "57014" => "a trigger, a constraint, or planning for all partitions takes longer than 5 s for a few rows".into(),
             _ if !is_row => {
                 let detail = error.detail().unwrap_or(error.message());
                 format!("{detail} Consumers wait until the table can be updated")

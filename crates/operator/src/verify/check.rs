@@ -258,8 +258,8 @@ impl MoveChecker<'_> {
             MoveVerdict::NeedsComparison => match self.compare_copy(route).await? {
                 DestinationState::Same(_) => object.intact(None),
                 DestinationState::Different(what) => {
-                    let message = format!("source and copy are not the same: {what}");
-                    return Ok(ObjectReading::Outdated(object, source_changed(message)));
+                    let mismatch = object.difference(&what);
+                    return Ok(ObjectReading::Outdated(object, mismatch));
                 }
                 DestinationState::Empty | DestinationState::WithoutSource(_) => {
                     let found = object.mismatch(("SourceGone", CONCURRENT_WRITE.into()));
@@ -381,6 +381,18 @@ impl CheckedObject<'_> {
             size_bytes: self.copy.as_ref().map(|copy| copy.size_bytes),
             new_etag,
             ..self.finding()
+        }
+    }
+
+    /// A source with the recorded ETag may have been changed in its headers alone, where the store has kept all.
+    fn difference(&self, what: &str) -> Mismatch {
+        let message = format!("source and copy are not the same: {what}");
+        match &self.source {
+            SourceObject::Present(source) if source.etag == self.row.etag => {
+                let cause = "the store keeps no such thing, or it was changed since";
+                ("CopyDiffers", format!("{message}; {cause}"))
+            }
+            _ => ("SourceChanged", message),
         }
     }
 

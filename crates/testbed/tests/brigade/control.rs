@@ -232,6 +232,25 @@ async fn too_many_failures_pause_the_run_and_a_resume_goes_on() {
     stop_consumer(consumer).await;
 }
 
+/// A wrong bucket, say: a million failures and dead letters would say no more.
+#[tokio::test]
+async fn a_run_whose_first_thousand_rows_all_fail_pauses() {
+    let rig = TestRig::new().await;
+    rig.execute_sql(
+        "INSERT INTO images (path, title) SELECT 'image/missing-' || n, '' FROM generate_series(1, 1500) n",
+    )
+    .await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    let paused = "SELECT count(*) FROM bucket_brigade.run
+                   WHERE paused_by = 'MAX_FAILURES' AND pause_reason LIKE 'the first 1% rows failed, and none has moved'";
+    wait_until("the pause", async || rig.query_number(paused).await == 1).await;
+    assert_eq!(rig.run_feeder(&["resume"]).await.code, 0);
+    let ended = wait_for_exit(&mut feeder).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    stop_consumer(consumer).await;
+}
+
 #[tokio::test]
 async fn what_becomes_of_a_run_is_posted_and_the_url_is_not_told() {
     let rig = TestRig::new().await;

@@ -103,3 +103,29 @@ async fn the_other_partitions_of_the_table_are_asked_too() {
         assert!(rig.object_exists("images-old", &key).await, "{key}");
     }
 }
+
+/// Neither a column beside the run's, nor one of a table of its own, is known to the ledger; of one there are statistics.
+#[tokio::test]
+async fn a_column_that_no_run_is_of_must_be_named_before_what_it_names_may_go() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(3).await;
+    rig.execute_sql(
+        "CREATE TABLE \"Old\" (urls jsonb); INSERT INTO \"Old\" VALUES ('[\"image/1.png\"]');
+         UPDATE images SET title = 'image/0.png'; ANALYZE images",
+    )
+    .await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let refused = rig.run_command(&CLEAN).await;
+    assert_eq!(refused.code, Some(64), "{}", refused.log);
+    let names = "public.images.title,public.\"Old\".urls";
+    assert!(
+        refused.log.contains(&format!("--ignore-columns {names}")),
+        "{}",
+        refused.log
+    );
+    // As a shell gives it on.
+    let names = names.replace('"', "");
+    let ignoring = [&CLEAN[..], &["--ignore-columns", &names]].concat();
+    let result = rig.run_json_command(&ignoring).await;
+    assert_eq!((result.code, result.number_of("removed")), (0, 3));
+}
