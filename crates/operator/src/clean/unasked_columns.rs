@@ -15,7 +15,7 @@ const SELECT_UNASKED: &str = r#"WITH RECURSIVE asked AS (
     SELECT to_regclass(a.root)::oid AS oid, a.name FROM unnest($1::text[], $2::text[]) AS a (root, name)
     UNION SELECT i.inhrelid, a.name FROM asked a JOIN pg_inherits i ON i.inhparent = a.oid
 ), columns AS (
-    SELECT n.nspname, c.relname, a.attname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT n.nspname, c.relname, a.attname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
       JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.oid = t.typelem
      WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bucket_brigade')
@@ -25,7 +25,8 @@ const SELECT_UNASKED: &str = r#"WITH RECURSIVE asked AS (
 ), known AS (
     SELECT c.*, coalesce(s.most_common_vals::text, s.histogram_bounds::text) IS NOT NULL AS is_known,
            concat(s.most_common_vals::text, s.histogram_bounds::text) AS sample
-      FROM columns c LEFT JOIN pg_stats s ON (s.schemaname, s.tablename, s.attname) = (c.nspname, c.relname, c.attname)
+      FROM columns c LEFT JOIN pg_stats s
+        ON (s.schemaname, s.tablename, s.attname) = (c.nspname, c.relname, c.attname) AND NOT s.inherited
 )
 SELECT format('%I.%I.%I', nspname, relname, attname),
        CASE WHEN NOT is_known THEN format(
@@ -95,7 +96,7 @@ async fn find_names(
     asked: &[ReferringColumn],
     prefix: &str,
 ) -> Result<Vec<String>, StatementError> {
-    // All paths begin with an empty one, and all other text does.
+    // All other text begins with an empty one, too.
     if prefix.is_empty() {
         return Ok(Vec::new());
     }
@@ -108,19 +109,22 @@ async fn find_names(
     let found: Vec<(String, Option<String>)> = with_timeout(query.fetch_all(ledger.pool())).await?;
     let mut names = Vec::new();
     for (name, sample) in found {
-        let is_unasked = match sample {
-            None => true,
-            Some(sample) => {
-                let query = sqlx::query_scalar(AssertSqlSafe(sample)).bind(prefix);
-                let found = with_timeout(query.fetch_one(ledger.pool())).await;
-                // A policy hides its rows, it is locked, or gone.
-                found
-                    .inspect_err(|error| tracing::debug!(%error, "{name} is not known"))
-                    .unwrap_or(false)
-            }
-        };
-        if is_unasked {
+        let Some(sample) = sample else {
             names.push(name);
+            continue;
+        };
+        let query = sqlx::query_scalar(AssertSqlSafe(sample)).bind(prefix);
+        match with_timeout(query.fetch_one(ledger.pool())).await {
+            Ok(false) => {}
+            Ok(true) => names.push(name),
+            // A policy hides its rows, it is locked, or gone.
+            Err(error) => {
+                tracing::warn!("whether {name} names such objects is not known: {error}");
+                // The rest would take as long.
+                if matches!(error, StatementError::Unavailable(_)) {
+                    break;
+                }
+            }
         }
     }
     Ok(names)

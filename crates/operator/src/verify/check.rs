@@ -245,7 +245,6 @@ impl MoveChecker<'_> {
             is_one_store: self.is_one_store,
         };
         let copy = object.copy.as_ref();
-        let source_changed = |message| ("SourceChanged", message);
         let found = match classify_move(row, copy, &object.source, self.is_one_store) {
             MoveVerdict::Intact => object.intact(None),
             MoveVerdict::Mismatch(code, message) if copy.is_none() && object.has_source() => {
@@ -253,7 +252,8 @@ impl MoveChecker<'_> {
             }
             MoveVerdict::Mismatch(code, message) => object.mismatch((code, message)),
             MoveVerdict::SourceChanged(message) => {
-                return Ok(ObjectReading::Outdated(object, source_changed(message)));
+                let mismatch = ("SourceChanged", message);
+                return Ok(ObjectReading::Outdated(object, mismatch));
             }
             MoveVerdict::NeedsComparison => match self.compare_copy(route).await? {
                 DestinationState::Same(_) => object.intact(None),
