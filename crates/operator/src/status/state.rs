@@ -31,10 +31,7 @@ pub(super) fn reported_state(
             &format!("{}: {}", worker.worker, worker.reason),
         );
     }
-    // A consumer says so until its next commit.
-    if run.finished_at.is_none()
-        && let Some(worker) = some(WorkerState::DatabaseSlow)
-    {
+    if let Some(worker) = some(WorkerState::DatabaseSlow) {
         return is(WorkerState::DatabaseSlow, &worker.reason);
     }
     let is_held =
