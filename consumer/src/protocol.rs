@@ -17,6 +17,7 @@
 //! no move and that is recorded, or its row's failure is recorded and the message stands in the dead-letter
 //! queue; and in all only under a lease that still holds.
 
+mod event;
 mod failure_cause;
 mod row_state;
 
@@ -26,6 +27,7 @@ use bucket_brigade_common::ledger::move_ledger::OrphanedCopy;
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
 use bucket_brigade_common::retry::Backoff;
 
+pub use event::{Action, Event};
 pub use failure_cause::FailureCause;
 pub(crate) use failure_cause::NO_SUCH_KEY;
 pub use row_state::RowState;
@@ -48,75 +50,14 @@ const REDELIVERY_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_mins(5),
 };
 
+/// How long an upload may take that comes after its row was saved, with a path whose source clean has removed.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a message of another run or ledger stays hidden at most: whose it is may not be the next to receive it.
 const OTHER_RUN_DELAY: Duration = Duration::from_secs(8);
 
 /// How long a message stays hidden at least that no dead-letter queue can take.
 const MISSING_QUEUE_DELAY: Duration = Duration::from_mins(1);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Event {
-    Decoded,
-    /// The message was not understood.
-    Poison,
-    /// The message is of a run that other consumers serve.
-    OtherRun,
-    RowRead(RowState),
-    /// The database refuses to read this row.
-    RowUnreadable(FailureCause),
-    /// The copy was made and is proven.
-    Copied(CopiedObject),
-    /// Nothing was copied: an object stands at the destination.
-    DestinationExists,
-    /// What stands at the destination was compared with the source.
-    Compared(DestinationState),
-    /// The copy cannot be made, or the comparison.
-    CopyFailed(FailureCause),
-    /// The path is set and the evidence written.
-    Committed,
-    /// The row did not match, or was locked.
-    NotCommitted,
-    /// The database refuses this row.
-    CommitRefused(FailureCause),
-    /// A settlement, a failure or a poison message is in the ledger.
-    Recorded,
-    DeadLetterSent {
-        /// False when the dead-letter queue may not have it.
-        confirmed: bool,
-    },
-    /// The redrive policy names a queue that is not there.
-    DeadLetterQueueMissing,
-    /// The process is stopping, and what was waited for did not come.
-    Interrupted,
-    /// The renewals have ended. Whether the lease held to this moment.
-    LeaseEnded {
-        /// False when it ran out.
-        held: bool,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Action {
-    ReadRow,
-    Copy,
-    /// Compare what stands at the destination with the source.
-    Compare,
-    /// Commit this copy after a wait.
-    Commit(CopiedObject, Duration),
-    /// Record that the row needs no move.
-    RecordSettlement(RowState, Option<OrphanedCopy>),
-    RecordFailure(FailureCause, Option<OrphanedCopy>),
-    RecordPoison,
-    SendDeadLetter,
-    /// Stop renewing the lease, and see whether it held.
-    EndLease,
-    /// Delete the message: the end.
-    Delete,
-    /// Make the message visible again after this time: the end.
-    Release(Duration),
-    /// Do nothing more: another consumer has the message, or will have it.
-    Abandon,
-}
 
 /// How the delivery ends, if its lease holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -313,10 +254,14 @@ impl MoveProtocol {
             Phase::FindingCopy { copy_etag, .. } => Some(copy_etag),
             _ => None,
         };
-        if recorded == Some(&copy.etag) {
-            return self.commit_copy(copy);
+        if recorded != Some(&copy.etag) {
+            return self.fail(FailureCause::source_vanished());
         }
-        self.fail(FailureCause::source_vanished())
+        // Saved before its upload, a row has such a path, too, and means another image.
+        if self.receive_count == 1 && self.max_receive_count != Some(1) {
+            return self.release_after(UPLOAD_PATIENCE);
+        }
+        self.commit_copy(copy)
     }
 
     fn copy_first(&mut self, recorded: Option<String>) -> Action {

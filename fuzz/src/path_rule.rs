@@ -127,6 +127,10 @@ fn check_refusal(rule: &PathRule, path: &str, reason: &RouteError) {
         RouteError::InvalidEscape(_) | RouteError::EscapeNotUtf8 | RouteError::PathTooLong(_) => {
             assert_eq!(name.as_ref().err(), Some(reason));
         }
+        RouteError::QueryOfBucket(parameter) => {
+            let query = rest.split_once('?').map_or("", |(_, query)| query);
+            assert!(rule.encoding() != PathEncoding::None && query.contains(parameter.as_str()));
+        }
         RouteError::StillMatches(new_path) => assert!(rule.is_in_scope(new_path)),
         RouteError::EmptyKey => assert!(length_of_name == 0 && longest.contains(&0)),
         RouteError::KeyTooLong(length) => {

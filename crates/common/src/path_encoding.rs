@@ -14,6 +14,9 @@ use crate::path_rule::RouteError;
 /// escaped, and a query.
 const MAX_SPELLED_BYTES: usize = 4096;
 
+/// Parameters of a query that names a version, or is signed for a bucket: of S3 and CloudFront.
+const BUCKET_PARAMETERS: [&str; 3] = ["versionId", "X-Amz-Signature", "Signature"];
+
 /// What JavaScript's `encodeURI` escapes.
 const URI: &AsciiSet = &CONTROLS
     .add(b' ')
@@ -102,6 +105,18 @@ impl PathEncoding {
         Ok(decoded)
     }
 
+    /// The first parameter of what follows the prefix that means nothing in another bucket.
+    pub(crate) fn bucket_parameter(self, rest: &str) -> Option<&str> {
+        let (_, query) = rest.split('#').next()?.split_once('?')?;
+        let names = query.split('&').filter_map(|one| one.split('=').next());
+        let is_bound = |name: &&str| {
+            BUCKET_PARAMETERS
+                .iter()
+                .any(|one| one.eq_ignore_ascii_case(name))
+        };
+        names.filter(|_| self != Self::None).find(is_bound)
+    }
+
     /// The usual ways to spell what follows the prefix in a key. There are more, with a query for one.
     pub fn usual_spellings(self, rest: &str) -> Vec<String> {
         let mut spellings = vec![rest.to_owned()];
@@ -159,6 +174,24 @@ mod tests {
             "a b+c é"
         );
         assert_eq!(PathEncoding::None.decode("a%20b?c").unwrap(), "a%20b?c");
+    }
+
+    #[test]
+    fn a_query_may_hold_in_the_old_bucket_alone() {
+        for (rest, name) in [
+            ("a.png?versionId=x", Some("versionId")),
+            ("a.png?v=2&versionid=x#y", Some("versionid")),
+            (
+                "a.png?X-Amz-Date=1&X-Amz-Signature=2",
+                Some("X-Amz-Signature"),
+            ),
+            ("a.png?Expires=1&Signature=2", Some("Signature")),
+            ("a.png?version=2#?versionId=x", None),
+            ("versionId=x", None),
+        ] {
+            assert_eq!(PathEncoding::Url.bucket_parameter(rest), name, "{rest}");
+            assert_eq!(PathEncoding::None.bucket_parameter(rest), None);
+        }
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub enum RouteError {
     /// Spelled as a URL it is longer than any key needs, its query included.
     #[error("the path is {0} bytes long after its prefix, more than any key takes (PATH_ENCODING)")]
     PathTooLong(usize),
+    #[error("the path's query has '{}', which holds in the old bucket alone (PATH_ENCODING)", printable(.0))]
+    QueryOfBucket(String),
 }
 
 impl RouteError {
@@ -94,6 +96,7 @@ impl RouteError {
             Self::InvalidEscape(_) => "InvalidEscape",
             Self::EscapeNotUtf8 => "EscapeNotUtf8",
             Self::PathTooLong(_) => "PathTooLong",
+            Self::QueryOfBucket(_) => "QueryOfBucket",
         }
     }
 }
@@ -144,6 +147,9 @@ impl PathRule {
             .ok_or(RouteError::OutsideRule)?;
         if path.contains('\0') {
             return Err(RouteError::ContainsNul);
+        }
+        if let Some(name) = self.encoding.bucket_parameter(rest) {
+            return Err(RouteError::QueryOfBucket(name.to_owned()));
         }
         let new_path = format!("{}{rest}", self.new_prefix);
         if new_path.starts_with(&self.old_prefix) {

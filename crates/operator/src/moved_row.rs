@@ -20,6 +20,15 @@ pub(crate) struct MovedRow {
     pub(crate) is_source_removed: bool,
     /// A clean was killed after it decided to remove the source.
     pub(crate) is_source_in_removal: bool,
+    /// The copy stood there when the consumer came: it may be the application's.
+    #[sqlx(default)]
+    pub(crate) is_found: bool,
+    /// The source's ETag as verify saw it.
+    #[sqlx(default)]
+    pub(crate) source_etag: Option<String>,
+    /// Whether it stands for a companion of the image.
+    #[sqlx(skip)]
+    pub(crate) is_companion: bool,
     #[sqlx(try_from = "String")]
     pub(crate) companions: RecordedCompanions,
 }
@@ -38,6 +47,17 @@ impl TryFrom<String> for RecordedCompanions {
 impl MovedRow {
     pub(crate) fn is_current(&self) -> bool {
         self.current_path.as_deref() == Some(&self.new_path)
+    }
+
+    /// The move of a companion, by the ETag of its copy.
+    pub(crate) fn of_companion(&self, etag: &str) -> Self {
+        Self {
+            etag: etag.to_owned(),
+            size_bytes: None,
+            source_etag: None,
+            is_companion: true,
+            ..self.clone()
+        }
     }
 }
 
@@ -88,7 +108,7 @@ pub(crate) fn moves_of_stretch_sql(table: &ApplicationTable) -> String {
 fn moves_sql(table: &ApplicationTable, condition: &str) -> String {
     let (columns, joins) = (moved_columns(table), moved_joins(table));
     format!(
-        "SELECT {columns} FROM bucket_brigade.moves m {joins}
+        "SELECT {columns}, m.is_found, m.source_etag FROM bucket_brigade.moves m {joins}
           WHERE m.run_id = $1 AND {condition} ORDER BY m.row_id"
     )
 }

@@ -152,6 +152,9 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
         Some(url) if url.contains("?service=") || url.contains("&service=") => {
             return Err("names a service, and no service file is read".into());
         }
+        Some(url) if unread_ssl_parameter(url).is_some() => {
+            return Err("has an ssl parameter that libpq does not have: write sslmode=require, verify-ca or verify-full, and sslrootcert".into());
+        }
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             let url = with_host(url);
             url.parse().map_err(|error| describe_url_error(&error))?
@@ -164,6 +167,26 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
         None => return Err("is missing (or PGHOST and libpq's other variables)".into()),
     };
     Ok(without_brackets(options).application_name("bucket-brigade"))
+}
+
+/// A misspelt one, or another library's, which sqlx would pass over, and perhaps connect in plain text.
+fn unread_ssl_parameter(url: &str) -> Option<&str> {
+    const KNOWN: [&str; 8] = [
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+    ];
+    let (_, query) = url.split_once('?')?;
+    let mut names = query.split('&').filter_map(|one| one.split('=').next());
+    names.find(|name| {
+        let bare = name.to_lowercase().replace(['_', '-'], "");
+        (bare.starts_with("ssl") || bare.starts_with("tls")) && !KNOWN.contains(name)
+    })
 }
 
 const SEVERAL_HOSTS: &str =
@@ -262,6 +285,9 @@ mod tests {
                 "postgres://u@h/app?sslmode=require&service=prod",
                 "a service",
             ),
+            ("postgres://u@h/app?sslmod=require", "sslmode=require"),
+            ("postgres://u@h/app?a=b&ssl=true", "sslmode=require"),
+            ("postgres://u@h/app?SSLMODE=require", "sslmode=require"),
         ] {
             let error = parse_options(Some(&SecretString::from(url.to_owned()))).unwrap_err();
             assert!(error.contains(problem), "{url}: {error}");

@@ -6,8 +6,8 @@ use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, create_concurrently_sql, statement_error};
 use serde::Serialize;
 
-use super::path_column::PathColumn;
 use super::path_references::ReferringColumn;
+use crate::path_column::PathColumn;
 use crate::statements::retry_query;
 
 /// A smaller table is read within a second or two.

@@ -37,7 +37,6 @@ mod missing_indexes;
 mod other_spellings;
 mod output;
 mod pass;
-mod path_column;
 mod path_references;
 #[cfg(test)]
 pub(crate) mod plans;
@@ -50,8 +49,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bucket_brigade_common::exit::{self, CommandError};
+use bucket_brigade_common::ledger::TableAccess;
 use bucket_brigade_common::ledger::feed_source::FeedSource as _;
-use bucket_brigade_common::ledger::{ApplicationTable, TableAccess};
 use bucket_brigade_common::object_store::StoreError;
 use bucket_brigade_common::object_store::objects::{BucketSide, BucketVersioning};
 use bucket_brigade_common::object_store::s3::S3Store;
@@ -67,6 +66,7 @@ use super::context::{CommandContext, CommonArgs};
 use super::history::{Operator, OperatorArgs};
 use super::locks::CommandLocks;
 use super::page_pipeline::{is_complete, until_stopped};
+use super::path_column::PathColumn;
 use super::retrying_store::{
     self, DEFAULT_REQUESTS_IN_FLIGHT, RequestSlots, is_object_error, retry_object_request,
 };
@@ -77,7 +77,7 @@ use missing_indexes::{LARGE_PAGE_ROWS, MissingIndexes};
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use pass::CleanPass;
-use path_column::PathColumn;
+
 use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;
@@ -87,6 +87,9 @@ use unasked_columns::UnaskedColumns;
 /// Objects that one request removes.
 const PAGE_ROWS: i64 = 1000;
 
+/// A row that went back may still be saved with its new path, by whoever read it before.
+const ORPHAN_AGE: Duration = Duration::from_hours(1);
+
 /// Ten years: a longer time is a mistaken unit.
 const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
 
@@ -95,8 +98,8 @@ const MAX_AGE: Duration = Duration::from_hours(24 * 3650);
     after_help = "Examples:\n  feeder clean --older-than 30days                         prints what would go\n  feeder clean --older-than 30days --confirm old-images\n  feeder clean --orphans --confirm new-images\n\nThe name to confirm with is that of the bucket that objects are removed from. On a terminal it is\nasked for. Exit codes: 0 done, or nothing to do; 1 not verified, or a removed object that a row\nnames could not be brought back; 2 done, but some objects were left alone (the list says why); 3 stopped before the end; 64 wrong settings, no such\nrun, or another name; 69 database, queue or bucket cannot be reached; 70 unexpected error; 75\nanother command (with --orphans: the feeder or consumers) at work; 77 a right is missing."
 )]
 pub struct Args {
-    /// Only what was moved (with --orphans: left without a row) at least so long ago, for example 30days; required, unless
-    /// with --orphans
+    /// Only what was moved (with --orphans: left without a row) at least so long ago, for example 30days; required, but
+    /// with --orphans 1h by default
     #[arg(long, value_name = "DURATION", required_unless_present = "orphans", value_parser = setting(parse_age))]
     older_than: Option<Setting<Duration>>,
     /// Remove copies that no row names, instead of sources
@@ -131,13 +134,18 @@ fn parse_age(text: &str) -> Result<Duration, String> {
 pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u8> {
     let mut problems = SettingsProblems::default();
     let age = args.older_than.map(|age| age.take(&mut problems));
-    let age_seconds = age.unwrap_or_default().as_secs_f64();
+    let age_seconds = age.unwrap_or(ORPHAN_AGE).as_secs_f64();
     let limits = args.database.parse(&mut problems);
     let context = until_stopped(&stop, args.common.into_context(problems)).await?;
-    let (command, bucket) = if args.orphans {
-        ("clean --orphans", &context.migration.run.destination_bucket)
+    let run = &context.migration.run;
+    let (command, bucket, other_bucket) = if args.orphans {
+        (
+            "clean --orphans",
+            &run.destination_bucket,
+            &run.source_bucket,
+        )
     } else {
-        ("clean", &context.migration.run.source_bucket)
+        ("clean", &run.source_bucket, &run.destination_bucket)
     };
     check_bucket_name(args.confirm.as_deref(), bucket)?;
     let ledger = until_stopped(&stop, context.open_ledger(TableAccess::Read)).await?;
@@ -145,8 +153,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         let locks = CommandLocks::acquire(&ledger).await?;
         let store = retrying_store::open(&context, &ledger).await?;
         let throttle = CommandThrottle::start(&ledger, "clean", limits).await?;
-        let ApplicationTable { sql, path, id, .. } = ledger.table().clone();
-        let column = PathColumn::open(&ledger, sql, path, id).await?;
+        let column = PathColumn::of_run(&ledger).await?;
         anyhow::Ok((locks, store, throttle, column))
     });
     let (locks, store, throttle, column) = prepared.await?;
@@ -155,6 +162,7 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         column: &column,
         orphans: args.orphans,
         bucket,
+        other_bucket,
         age_seconds,
     };
     let clean = CleanCommand {
@@ -342,7 +350,8 @@ fn check_bucket_name(given: Option<&str>, bucket: &str) -> Result<(), SettingsEr
 
 /// No source may go before a verify: an error of its own, rather than "nothing to do".
 fn refuse_unverified(orphans: bool, eligible: &EligibleMoves) -> Result<(), CommandError> {
-    if orphans || eligible.has_objects() || eligible.unverified == 0 {
+    let has_settled = eligible.has_objects() || eligible.young > 0;
+    if orphans || has_settled || eligible.unverified == 0 {
         return Ok(());
     }
     Err(CommandError {

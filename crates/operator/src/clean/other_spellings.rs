@@ -13,9 +13,9 @@ use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
 use super::key_filter::{KeyFilter, hash_of};
-use super::path_column::RowSearch;
 use super::path_references::{ColumnRules, ReferringColumn, lookup_error};
 use crate::command_throttle::CommandThrottle;
+use crate::path_column::RowSearch;
 
 /// Rows outside the rule whose names are kept in memory. With more of them a match may be by chance:
 /// clean needs the operator's consent then.

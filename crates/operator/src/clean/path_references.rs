@@ -14,7 +14,7 @@ use bucket_brigade_common::path_encoding::PathEncoding;
 use bucket_brigade_common::preflight::retry_transient;
 use bucket_brigade_common::sql::quote_identifier;
 
-use super::path_column::PathColumn;
+use crate::path_column::PathColumn;
 
 /// A column that holds paths of one or more runs.
 pub(super) struct ReferringColumn {

@@ -10,10 +10,10 @@ use super::candidates::{
 };
 use super::count::count_first_sql;
 use super::encoded_paths::unsettled_sql;
-use super::path_column::{PathColumn, RowSearch};
 use super::path_references::{ColumnRules, PathReference};
 use super::removals::{finish_removals_sql, interrupted_sql};
 use crate::command_cursor::CursorLap;
+use crate::path_column::{PathColumn, RowSearch};
 use crate::statement_plans::{
     FIRST_MOVE_SECONDS, PlannedStatement, after, planned, repeated, texts,
 };

@@ -20,7 +20,7 @@ use sqlx::AssertSqlSafe;
 
 use super::batch::REFERENCED_REASON;
 use super::candidates::CLEANABLE;
-use super::path_column::PathColumn;
+use crate::path_column::PathColumn;
 use crate::statements::{Pages, column};
 
 /// An object that is to be removed.
@@ -190,6 +190,8 @@ pub(super) struct RemovalLedger<'a> {
     pub(super) orphans: bool,
     /// That the objects are in.
     pub(super) bucket: &'a str,
+    /// That the other ends of their moves are in.
+    pub(super) other_bucket: &'a str,
     /// How long ago the moves were made, or the orphans left, at least.
     pub(super) age_seconds: f64,
 }

@@ -10,8 +10,9 @@ use bucket_brigade_common::printable::printable;
 use serde::Serialize;
 
 use super::queries::{UncheckedRow, UndoTarget};
+use crate::move_verdict::{MoveVerdict, SourceObject, classify_move};
 use crate::moved_row::{MovedRow, recorded_companions};
-use crate::retrying_store::{is_object_error, stat_object};
+use crate::retrying_store::{is_object_error, retry_about_object, stat_object};
 
 /// What an upload takes that had begun before, and the difference of two clocks.
 const LATE_WRITE_SECONDS: i64 = 60;
@@ -25,7 +26,9 @@ pub(super) enum SkipReason {
     CopyReplaced,
     CopyGone,
     SourceGone,
+    SourceChanged,
     CompanionGone,
+    CompanionChanged,
     CompanionReplaced,
     SourceRemoved,
     SourceInRemoval,
@@ -45,6 +48,10 @@ impl SkipReason {
                 "the copy does not exist any more (feeder verify --recopy makes it anew)"
             }
             Self::SourceGone => "the source does not exist any more",
+            Self::SourceChanged => {
+                "the source holds other bytes than its copy: a newer version (feeder verify --recopy copies it), or another image"
+            }
+            Self::CompanionChanged => "a companion's source holds other bytes than its copy",
             Self::CompanionGone => "a companion's source does not exist any more",
             Self::CompanionReplaced => "the application has replaced a companion under its new key",
             Self::SourceRemoved => "clean has removed the source: this move cannot be undone",
@@ -99,6 +106,8 @@ impl fmt::Display for SkippedRow {
 pub(super) struct UndoClassifier<'a> {
     pub(super) store: &'a S3Store,
     pub(super) rule: &'a PathRule,
+    /// Whether the dates of source and copy are of one clock.
+    pub(super) is_one_store: bool,
 }
 
 impl UndoClassifier<'_> {
@@ -126,7 +135,7 @@ impl UndoClassifier<'_> {
         Ok(Err(SkippedRow::new(&row, reason, detail)))
     }
 
-    /// The copy's key, if the copy is ours still and the source is there.
+    /// The copy's key, if the copy is ours still and the source holds what was copied.
     async fn check_objects(
         &self,
         row: &MovedRow,
@@ -134,41 +143,50 @@ impl UndoClassifier<'_> {
         let Ok(route) = self.rule.route_for(&row.old_path) else {
             return Ok(Err(SkipReason::NotMoved));
         };
-        let key = route.destination_key;
-        let source = stat_object(self.store, BucketSide::Source, &route.source_key).await?;
-        if source.is_none() {
-            return Ok(Err(SkipReason::SourceGone));
-        }
-        if let Some(reason) = self.check_companions(row).await? {
+        for (companion, etag) in recorded_companions(self.rule, row) {
+            let companion_move = row.of_companion(etag);
+            let reason = match self.check_object(&companion_move, &companion.route).await? {
+                // One that is gone is no loss at the old path.
+                None | Some(SkipReason::CopyGone) => continue,
+                Some(SkipReason::SourceGone) => SkipReason::CompanionGone,
+                Some(SkipReason::SourceChanged) => SkipReason::CompanionChanged,
+                Some(_) => SkipReason::CompanionReplaced,
+            };
             return Ok(Err(reason));
         }
         // The copy last: it is the one that the application may replace at any moment.
-        let copy = stat_object(self.store, BucketSide::Destination, &key).await?;
-        Ok(match copy {
-            None => Err(SkipReason::CopyGone),
-            Some(copy) if copy.etag != row.etag => Err(SkipReason::CopyReplaced),
-            Some(_) => Ok(key),
-        })
+        let reason = self.check_object(row, &route).await?;
+        Ok(reason.map_or(Ok(route.destination_key), Err))
     }
 
-    /// Whether one of them would be missing at the old path, or lost at the new one.
-    async fn check_companions(&self, row: &MovedRow) -> Result<Option<SkipReason>, StoreError> {
-        for (companion, etag) in recorded_companions(self.rule, row) {
-            let MoveRoute {
-                source_key,
-                destination_key,
-                ..
-            } = &companion.route;
-            let source = stat_object(self.store, BucketSide::Source, source_key).await?;
-            if source.is_none() {
-                return Ok(Some(SkipReason::CompanionGone));
-            }
-            let copy = stat_object(self.store, BucketSide::Destination, destination_key);
-            if copy.await?.is_some_and(|copy| copy.etag != etag) {
-                return Ok(Some(SkipReason::CompanionReplaced));
-            }
+    /// What would be missing at the old path, or lost at the new one.
+    async fn check_object(
+        &self,
+        row: &MovedRow,
+        route: &MoveRoute,
+    ) -> Result<Option<SkipReason>, StoreError> {
+        let stat = async |side, key| stat_object(self.store, side, key).await;
+        let Some(source) = stat(BucketSide::Source, &route.source_key).await? else {
+            return Ok(Some(SkipReason::SourceGone));
+        };
+        let Some(copy) = stat(BucketSide::Destination, &route.destination_key).await? else {
+            return Ok(Some(SkipReason::CopyGone));
+        };
+        if copy.etag != row.etag {
+            return Ok(Some(SkipReason::CopyReplaced));
         }
-        Ok(None)
+        let is_verified = row.source_etag.as_ref() == Some(&source.etag);
+        let source = SourceObject::Present(source);
+        let is_same = match classify_move(row, Some(&copy), &source, self.is_one_store) {
+            MoveVerdict::Intact => true,
+            MoveVerdict::NeedsComparison if is_verified => true,
+            MoveVerdict::NeedsComparison => {
+                let compare = async || self.store.has_equal_bytes(route).await;
+                retry_about_object(self.store, route, compare).await?
+            }
+            _ => false,
+        };
+        Ok((!is_same).then_some(SkipReason::SourceChanged))
     }
 
     /// A row that was set back and still is, with the key of its copy.

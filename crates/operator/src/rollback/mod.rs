@@ -127,6 +127,7 @@ impl RollbackCommand<'_> {
         let classifier = UndoClassifier {
             store: &store,
             rule: ledger.rule(),
+            is_one_store: context.has_one_store(),
         };
         let (run, for_real) = (ledger.run_id(), operator.is_some());
         let printer = RollbackPrinter::begin_list(context.format, run, for_real)?;

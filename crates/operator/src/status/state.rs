@@ -25,11 +25,15 @@ pub(super) fn reported_state(
     if run.is_read_only && workers.is_empty() {
         return is(WorkerState::Waiting, READ_ONLY);
     }
-    if let Some(worker) = some(WorkerState::Waiting) {
-        return is(
-            WorkerState::Waiting,
-            &format!("{}: {}", worker.worker, worker.reason),
-        );
+    let is_running = some(WorkerState::Running).is_some();
+    let waiting = some(WorkerState::Waiting);
+    let waiting = waiting.map(|worker| format!("{}: {}", worker.worker, worker.reason));
+    let feeder = workers.iter().find(|worker| worker.role == "feeder");
+    let feeder_waits = feeder.is_some_and(|feeder| feeder.state == WorkerState::Waiting);
+    if let Some(waiting) = &waiting
+        && (feeder_waits || !is_running)
+    {
+        return is(WorkerState::Waiting, waiting);
     }
     if let Some(worker) = some(WorkerState::DatabaseSlow) {
         return is(WorkerState::DatabaseSlow, &worker.reason);
@@ -39,7 +43,6 @@ pub(super) fn reported_state(
     if let Some(worker) = workers.iter().find(is_held) {
         return is(WorkerState::Paused, &worker.reason);
     }
-    let feeder = workers.iter().find(|worker| worker.role == "feeder");
     let consumers = count("consumer");
     let resting = feeder.and_then(resting_feeder);
     if consumers == 0
@@ -58,17 +61,21 @@ pub(super) fn reported_state(
                 command.state,
                 &format!("{}: {}", command.role, command.reason),
             ),
-            None => idle_state(run, "no feeder and no consumer is running"),
+            None => idle_state(
+                run,
+                "no feeder is running, and no consumer is at work on it",
+            ),
         };
     }
     if let Some(worker) = some(WorkerState::ThrottledByStore) {
         return is(WorkerState::ThrottledByStore, &worker.reason);
     }
-    if some(WorkerState::Running).is_some() {
-        return match run.limits.describe() {
-            Some(limits) => is(WorkerState::Running, &format!("limited to {limits}")),
-            None => is(WorkerState::Running, ""),
-        };
+    if is_running {
+        let limits = run.limits.describe();
+        let limits = limits.map(|limits| format!("limited to {limits}"));
+        let waiting = waiting.map(|waiting| format!("but not {waiting}"));
+        let reasons: Vec<String> = limits.into_iter().chain(waiting).collect();
+        return is(WorkerState::Running, &reasons.join(", "));
     }
     match feeder {
         Some(feeder) if feeder.state == WorkerState::BacklogFull => {
@@ -181,13 +188,17 @@ mod tests {
         check(&read_only, &[], 9, &format!("waiting: {READ_ONLY}"));
         check(&paused, &held, 9, "paused: by ana: release");
         let denied = [running(), consumer("waiting", "S3: denied")];
-        check(&run, &denied, 9, "waiting: consumer-1: S3: denied");
+        check(&run, &denied, 9, "running: but not consumer-1: S3: denied");
+        let all = [consumer("waiting", "S3: denied")];
+        check(&run, &all, 9, "waiting: consumer-1: S3: denied");
+        let feeder_waits = [running(), worker("feeder", "waiting", "SQS")];
+        check(&run, &feeder_waits, 9, "waiting: feeder-1: SQS");
         let slow = [running(), consumer("database slow", "lag")];
         check(&run, &slow, 9, "database slow: lag");
         let alone = "waiting: no consumer is at work on it";
         check(&run, &[feeder("feeding")], 0, alone);
         check(&run, &[], 5, alone);
-        let nothing = "nothing to do: no feeder and no consumer is running";
+        let nothing = "nothing to do: no feeder is running, and no consumer is at work on it";
         check(&run, &[], 0, nothing);
         let mut begun = run.clone();
         (begun.progress.in_scope, begun.progress.moved) = (Some(3), 1);

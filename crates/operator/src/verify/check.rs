@@ -1,7 +1,5 @@
 //! Checks one move and the companions that were copied with it; with `--recopy` copies them anew.
 
-use std::iter;
-
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{PostgresLedger, with_timeout};
 use bucket_brigade_common::object_store::objects::{BucketSide, ObjectStat};
@@ -10,12 +8,13 @@ use bucket_brigade_common::object_store::{DestinationState, ObjectStore, StoreEr
 use bucket_brigade_common::path_rule::MoveRoute;
 use tokio_util::sync::CancellationToken;
 
-use super::classify::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
 use super::lister::ListedPage;
 use super::queries::current_path;
 use super::verification::{Mismatch, VerificationFinding};
+use crate::move_verdict::{MoveVerdict, SourceObject, classify_move, is_source_unchanged};
 use crate::moved_row::{MovedRow, recorded_companions};
 use crate::page_pipeline::until_stopped;
+use crate::path_column::PathColumn;
 use crate::retrying_store::{is_object_error, retry_about_object, stat_object};
 use crate::statements::retry_statement;
 
@@ -38,6 +37,7 @@ pub(super) struct MoveChecker<'a> {
     pub(super) store: &'a S3Store,
     /// The ledger and the table.
     pub(super) ledger: &'a PostgresLedger,
+    pub(super) column: &'a PathColumn,
     pub(super) recopies: bool,
     /// Whether the dates of source and copy are of one clock.
     pub(super) is_one_store: bool,
@@ -73,12 +73,11 @@ impl MoveChecker<'_> {
         let routes = rows.flat_map(|row| {
             let companions = recorded_companions(rule, row).into_iter();
             let companions = companions.map(|(companion, _)| companion.route);
-            let routes = rule.route_for(&row.old_path).into_iter().chain(companions);
-            routes.map(|route| (route, !row.is_source_removed))
+            rule.route_for(&row.old_path).into_iter().chain(companions)
         });
-        let objects = routes.flat_map(|(route, has_source)| {
-            let source = has_source.then_some((BucketSide::Source, route.source_key));
-            iter::once((BucketSide::Destination, route.destination_key)).chain(source)
+        let objects = routes.flat_map(|route| {
+            let source = (BucketSide::Source, route.source_key);
+            [source, (BucketSide::Destination, route.destination_key)]
         });
         objects.collect()
     }
@@ -131,11 +130,7 @@ impl MoveChecker<'_> {
         listed: &ListedPage,
     ) -> anyhow::Result<Option<Mismatch>> {
         for (companion, etag) in recorded_companions(self.ledger.rule(), row) {
-            let recorded = MovedRow {
-                etag: etag.to_owned(),
-                size_bytes: None,
-                ..row.clone()
-            };
+            let recorded = row.of_companion(etag);
             let mut finding = self
                 .check_object(&recorded, &companion.route, listed)
                 .await?;
@@ -190,12 +185,14 @@ impl MoveChecker<'_> {
         route: &MoveRoute,
         listed: &ListedPage,
     ) -> Option<VerificationFinding> {
-        let find = |side, key| listed[side as usize].get(key);
-        let copy = find(BucketSide::Destination, &route.destination_key)?;
-        let source = if row.is_source_removed {
+        let copy = listed[BucketSide::Destination as usize].get(&route.destination_key)?;
+        let sources = &listed[BucketSide::Source as usize];
+        let source = if !row.is_source_removed {
+            SourceObject::Present(sources.get(&route.source_key)?.clone())
+        } else if row.is_companion || sources.lacks(&route.source_key) {
             SourceObject::Removed
         } else {
-            SourceObject::Present(find(BucketSide::Source, &route.source_key)?.clone())
+            return None;
         };
         let object = CheckedObject {
             row,
@@ -223,14 +220,13 @@ impl MoveChecker<'_> {
     ) -> Result<ObjectReading<'o>, StoreError> {
         let stat = async |side, key| stat_object(self.store, side, key).await;
         let copy = stat(BucketSide::Destination, &route.destination_key).await?;
-        let source = if row.is_source_removed {
-            SourceObject::Removed
-        } else {
-            match stat(BucketSide::Source, &route.source_key).await? {
-                Some(source) => SourceObject::Present(source),
-                None if row.is_source_in_removal => SourceObject::Removed,
-                None => SourceObject::Missing,
-            }
+        let source = match stat(BucketSide::Source, &route.source_key).await? {
+            // Clean may have left one that its image went without.
+            Some(_) if row.is_source_removed && row.is_companion => SourceObject::Removed,
+            Some(_) if row.is_source_removed => SourceObject::Rewritten,
+            Some(source) => SourceObject::Present(source),
+            None if row.is_source_removed || row.is_source_in_removal => SourceObject::Removed,
+            None => SourceObject::Missing,
         };
         if let Some(header) = unreadable_header(copy.as_ref(), &source) {
             let message = format!("its header {header} is not UTF-8");
@@ -247,7 +243,9 @@ impl MoveChecker<'_> {
         let copy = object.copy.as_ref();
         let found = match classify_move(row, copy, &object.source, self.is_one_store) {
             MoveVerdict::Intact => object.intact(None),
-            MoveVerdict::Mismatch(code, message) if copy.is_none() && object.has_source() => {
+            MoveVerdict::Mismatch(code, message)
+                if copy.is_none() && object.source.stat().is_some() =>
+            {
                 return Ok(ObjectReading::Outdated(object, (code, message)));
             }
             MoveVerdict::Mismatch(code, message) => object.mismatch((code, message)),
@@ -283,8 +281,14 @@ impl MoveChecker<'_> {
         object: &CheckedObject<'_>,
         mismatch: Mismatch,
     ) -> anyhow::Result<CheckAttempt> {
-        let finding = object.mismatch(mismatch);
+        let mut finding = object.mismatch(mismatch);
         if !self.recopies || !object.row.is_current() {
+            return Ok(CheckAttempt::Final(finding));
+        }
+        if let Some(reason) = self.why_not_recopied(object).await? {
+            if let Some((_, message)) = &mut finding.mismatch {
+                *message = format!("{message}; not copied anew: {reason}");
+            }
             return Ok(CheckAttempt::Final(finding));
         }
         // Whoever deletes an image deletes its row next, too.
@@ -305,6 +309,24 @@ impl MoveChecker<'_> {
             )),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Neither the application's object is overwritten, nor the last bytes of an image by another's.
+    async fn why_not_recopied(
+        &self,
+        object: &CheckedObject<'_>,
+    ) -> anyhow::Result<Option<&'static str>> {
+        if object.copy.is_some() && object.row.is_found {
+            let reason = "the consumer found it there, and it may be the application's";
+            return Ok(Some(reason));
+        }
+        if object.is_source_unchanged() {
+            return Ok(None);
+        }
+        let path = std::slice::from_ref(&object.row.old_path);
+        let named = self.column.find_paths(self.ledger, path, "true");
+        let named = until_stopped(self.stop, named).await?;
+        Ok((!named.is_empty()).then_some("a row names the source, which is that row's image"))
     }
 
     async fn has_new_path(&self, row: &MovedRow) -> anyhow::Result<bool> {
@@ -363,15 +385,16 @@ impl MoveChecker<'_> {
 impl CheckedObject<'_> {
     /// What the source says of itself: it may go although its copy is the application's by now.
     fn finding(&self) -> VerificationFinding {
-        let source_etag = match &self.source {
-            SourceObject::Present(stat) => Some(stat.etag.clone()),
-            SourceObject::Removed | SourceObject::Missing => None,
-        };
+        let source_etag = self.source.stat().map(|stat| stat.etag.clone());
         VerificationFinding {
-            is_source_unchanged: is_source_unchanged(self.row, &self.source, self.is_one_store),
+            is_source_unchanged: self.is_source_unchanged(),
             source_etag,
             ..VerificationFinding::default()
         }
+    }
+
+    fn is_source_unchanged(&self) -> bool {
+        is_source_unchanged(self.row, &self.source, self.is_one_store)
     }
 
     /// `new_etag` where the copy is a newer one of ours.
@@ -396,10 +419,6 @@ impl CheckedObject<'_> {
         }
     }
 
-    fn has_source(&self) -> bool {
-        matches!(self.source, SourceObject::Present(_))
-    }
-
     fn mismatch(&self, mismatch: Mismatch) -> VerificationFinding {
         VerificationFinding {
             mismatch: Some(mismatch),
@@ -416,11 +435,7 @@ impl CheckedObject<'_> {
 }
 
 fn unreadable_header(copy: Option<&ObjectStat>, source: &SourceObject) -> Option<&'static str> {
-    let source = match source {
-        SourceObject::Present(stat) => Some(stat),
-        SourceObject::Removed | SourceObject::Missing => None,
-    };
-    let mut stats = copy.into_iter().chain(source);
+    let mut stats = copy.into_iter().chain(source.stat());
     stats.find_map(|stat| stat.unreadable_header)
 }
 

@@ -26,7 +26,24 @@ pub(super) struct ObjectLister<'a> {
 }
 
 /// What listings show of the objects of a page, by side.
-pub(super) type ListedPage = [HashMap<String, ObjectStat>; 2];
+pub(super) type ListedPage = [ListedSide; 2];
+
+pub(super) struct ListedSide {
+    found: HashMap<String, ObjectStat>,
+    /// The first key that no listing has reached.
+    end: Option<String>,
+}
+
+impl ListedSide {
+    pub(super) fn get(&self, key: &str) -> Option<&ObjectStat> {
+        self.found.get(key)
+    }
+
+    pub(super) fn lacks(&self, key: &str) -> bool {
+        let is_listed = self.end.as_deref().is_none_or(|end| key < end);
+        is_listed && !self.found.contains_key(key)
+    }
+}
 
 impl<'a> ObjectLister<'a> {
     pub(super) fn new(store: &'a S3Store, slots: &'a RequestSlots, believes: bool) -> Self {
@@ -49,11 +66,7 @@ impl<'a> ObjectLister<'a> {
         join(source, destination).await.into()
     }
 
-    async fn list_side(
-        &self,
-        side: BucketSide,
-        mut keys: Vec<String>,
-    ) -> HashMap<String, ObjectStat> {
+    async fn list_side(&self, side: BucketSide, mut keys: Vec<String>) -> ListedSide {
         keys.sort_unstable();
         keys.dedup();
         let (mut rest, mut found, mut requests) = (&keys[..], HashMap::new(), 0);
@@ -71,7 +84,10 @@ impl<'a> ObjectLister<'a> {
             found.extend(objects.filter(|(key, _)| listed_keys.binary_search(key).is_ok()));
             rest = later;
         }
-        found
+        ListedSide {
+            found,
+            end: rest.first().cloned(),
+        }
     }
 
     async fn list_after(&self, side: BucketSide, key: &str) -> Option<ListedObjects> {

@@ -29,7 +29,6 @@
 //! recorded (If-Match), or where none stands, so what the application writes there meanwhile stays.
 
 mod check;
-mod classify;
 mod lister;
 mod output;
 mod pass;
@@ -49,6 +48,7 @@ use super::command_throttle::CommandThrottle;
 use super::context::CommonArgs;
 use super::locks::CommandLocks;
 use super::page_pipeline::{is_complete, until_stopped};
+use super::path_column::PathColumn;
 use super::retrying_store::{self, MAX_REQUESTS_IN_FLIGHT, RequestSlots};
 use check::MoveChecker;
 use lister::ObjectLister;
@@ -106,16 +106,18 @@ pub(super) async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<u
         };
         let verification = queries::begin_verification(&ledger, spec, args.anew).await?;
         let throttle = CommandThrottle::start(&ledger, "verify", limits).await?;
-        anyhow::Ok((locks, store, verification, throttle))
+        let column = PathColumn::of_run(&ledger).await?;
+        anyhow::Ok((locks, store, verification, throttle, column))
     });
     // Held until the findings are printed: another verification would remove them.
-    let (mut locks, store, verification, throttle) = prepared.await?;
+    let (mut locks, store, verification, throttle, column) = prepared.await?;
     if verification.is_resumed {
         tracing::info!("going on with the verification that was interrupted (--anew starts over)");
     }
     let checker = MoveChecker {
         store: &store,
         ledger: &ledger,
+        column: &column,
         recopies: spec.recopies,
         is_one_store: context.has_one_store(),
         stop: &stop,

@@ -122,9 +122,18 @@ impl VerificationPass<'_> {
         rows: Vec<MovedRow>,
     ) -> anyhow::Result<Vec<(MovedRow, VerificationFinding)>> {
         let listed = &self.list(self.checker.keys_of(&rows)).await?;
-        let checks = rows.into_iter();
-        let checks = checks.map(|row| self.checker.check_move(row, listed));
-        self.slots.run_all(checks).await
+        let rows = rows.into_iter().enumerate();
+        // One that was found may be the copy of another row, which is made anew for that.
+        let (found, made): (Vec<_>, Vec<_>) = rows.partition(|(_, row)| row.is_found);
+        let mut findings = Vec::new();
+        for rows in [made, found] {
+            let checks = rows.into_iter().map(async |(at, row)| {
+                anyhow::Ok((at, self.checker.check_move(row, listed).await?))
+            });
+            findings.extend(self.slots.run_all(checks).await?);
+        }
+        findings.sort_by_key(|(at, _)| *at);
+        Ok(findings.into_iter().map(|(_, finding)| finding).collect())
     }
 
     async fn list(&self, objects: Vec<(BucketSide, String)>) -> anyhow::Result<ListedPage> {
@@ -196,7 +205,7 @@ impl VerificationPass<'_> {
         let Some((side, key)) = self.checker.ledger.rule().locate_object(path) else {
             return Ok(None);
         };
-        if listed[side as usize].contains_key(&key) {
+        if listed[side as usize].get(&key).is_some() {
             return Ok(None);
         }
         match stat_object(self.checker.store, side, &key).await {

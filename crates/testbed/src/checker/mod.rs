@@ -247,8 +247,8 @@ impl InvariantChecker<'_> {
         for row in rows_with_companions(self.seeded) {
             let new = self.new_path(row);
             // The application brings no companions where it sets the new path itself.
-            let is_moved = self.paths.get(&row.id) == Some(&new)
-                && !self.log.rows.contains_key(&row.id);
+            let is_moved =
+                self.paths.get(&row.id) == Some(&new) && !self.log.rows.contains_key(&row.id);
             let places = [Some(&row.path), Some(&new).filter(|_| is_moved)];
             for path in places.into_iter().flatten() {
                 let companions = self.application.companion_locations(path).into_iter();

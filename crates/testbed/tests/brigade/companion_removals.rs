@@ -3,10 +3,8 @@
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
 use crate::companions::{CLEAN, PATTERNS, add_whole, assert_moved, companions, rig_with};
-use crate::proof::age_requests;
+use crate::proof::{CLEAN_ORPHANS, age_requests};
 use crate::rig::TestRig;
-
-const CLEAN_ORPHANS: [&str; 4] = ["clean", "--orphans", "--confirm", "images-new"];
 
 #[tokio::test]
 async fn companions_are_undone_and_cleaned_with_their_image() {

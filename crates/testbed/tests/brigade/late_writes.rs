@@ -7,6 +7,7 @@ use bucket_brigade_common::ledger::move_ledger::{ChangedRow, MoveFailure, MoveLe
 use bucket_brigade_common::row_id::RowId;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
+use crate::proof::CLEAN_ORPHANS;
 use crate::rig::{TestRig, wait_until};
 
 fn failure(id: &str, path: &str) -> MoveFailure {
@@ -104,8 +105,12 @@ async fn a_copy_that_clean_has_removed_was_not_replaced() {
     let id = rig.add_moved_images(1).await.remove(0);
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;
     interrupt_rollback(&rig, "0s").await;
-    let clean = ["clean", "--orphans", "--confirm", "images-new"];
-    assert_eq!(rig.run_json_command(&clean).await.number_of("removed"), 1);
+    assert_eq!(
+        rig.run_json_command(&CLEAN_ORPHANS)
+            .await
+            .number_of("removed"),
+        1
+    );
     rig.put_object("images-new", "avatar/0.png", b"another")
         .await;
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;

@@ -2,6 +2,7 @@
 
 use bucket_brigade_testbed::application::KeySpelling;
 
+use crate::proof::CLEAN_ORPHANS;
 use crate::rig::{TestRig, sha256, stop_consumer};
 
 const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
@@ -124,16 +125,7 @@ async fn a_path_too_long_for_an_index_is_verified_and_its_source_stays() {
         .run_json_command(&["rollback", "--ids", &id, "--yes"])
         .await;
     assert_eq!((back.code, back.number_of("rolled_back")), (0, 1));
-    let cleaned = rig
-        .run_json_command(&[
-            "clean",
-            "--orphans",
-            "--older-than",
-            "0s",
-            "--confirm",
-            "images-new",
-        ])
-        .await;
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!(cleaned.code, 0, "{}", cleaned.json);
 }
 

@@ -33,7 +33,7 @@ async fn feeder_and_exclusive_commands_are_refused_and_leave_no_lock() {
         &["verify"],
         &["rollback", "--all", "--yes"],
         &["clean", "--older-than", "0s"],
-        &["clean", "--orphans"],
+        &["clean", "--orphans", "--older-than", "0s"],
     ];
     for arguments in commands {
         let ended = wait_for_exit(&mut rig.spawn("feeder", &settings, arguments)).await;

@@ -302,6 +302,8 @@ async fn commands_control_all_runs_and_the_history_knows_who_and_why() {
         "--run",
         "faces",
         "--orphans",
+        "--older-than",
+        "0s",
         "--confirm",
         "faces-new",
         "--by",

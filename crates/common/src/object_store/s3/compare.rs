@@ -37,6 +37,21 @@ impl S3Store {
     ) -> Result<Option<ObjectHead>, StoreError> {
         self.destination.head(&route.destination_key).await
     }
+
+    /// Whether source and destination hold the same bytes; false where one of them is gone.
+    ///
+    /// # Errors
+    /// What the store answers; [`StoreError::Transient`] where one is replaced meanwhile.
+    pub async fn has_equal_bytes(&self, route: &MoveRoute) -> Result<bool, StoreError> {
+        let destination = self.head_destination(route).await?;
+        let source = self.source.head(&route.source_key).await?;
+        match source.zip(destination) {
+            Some((source, destination)) => {
+                bytes_are_equal(self, route, &source, &destination).await
+            }
+            None => Ok(false),
+        }
+    }
 }
 
 /// The bytes of a range. A 412 here means the object was replaced while it was read, not that a destination exists.
@@ -81,10 +96,7 @@ pub(super) async fn compare_destination(
     if !tags_are_equal(store, route, &source, &destination).await? {
         return Ok(DestinationState::Different("its tags differ".into()));
     }
-    // Equal ETags prove equal bytes; different ones prove nothing (multipart uploads, KMS).
-    if source.etag() != destination.etag()
-        && !bytes_are_equal(store, route, &source, &destination).await?
-    {
+    if !bytes_are_equal(store, route, &source, &destination).await? {
         return Ok(DestinationState::Different("its bytes differ".into()));
     }
     Ok(DestinationState::Same(copy))
@@ -133,13 +145,17 @@ async fn read_tags(bucket: &S3Bucket, key: &str) -> Result<Option<BTreeSet<Strin
     }
 }
 
-/// Range by range, so that a failed request costs no more than that.
+/// Range by range, so that a failed request costs no more than that. Equal `ETags` prove equal bytes; different ones
+/// prove nothing (multipart uploads, KMS).
 async fn bytes_are_equal(
     store: &S3Store,
     route: &MoveRoute,
     source: &ObjectHead,
     destination: &ObjectHead,
 ) -> Result<bool, StoreError> {
+    if source.etag() == destination.etag() || source.size_bytes != destination.size_bytes {
+        return Ok(source.size_bytes == destination.size_bytes);
+    }
     // It is never closed.
     let _permit = BYTE_COMPARISONS.acquire().await.ok();
     let size = u64::try_from(source.size_bytes).unwrap_or_default();

@@ -102,7 +102,7 @@ async fn orphans_are_asked_about_by_their_own_bucket() {
             .code,
         0
     );
-    let orphans = ["clean", "--orphans"];
+    let orphans = ["clean", "--orphans", "--older-than", "0s"];
     let mut terminal = prompted(&rig, &orphans).await;
     terminal.type_line("images-old").await.unwrap();
     assert_eq!(terminal.wait_for_exit().await.unwrap().0, 64);

@@ -6,7 +6,7 @@ use bucket_brigade_testbed::cloud::FaultHandle;
 use bucket_brigade_testbed::process::{ChildProcess, Signal};
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use super::age_requests;
+use super::{CLEAN_ORPHANS, age_requests};
 use crate::rig::{TestRig, wait_for_exit, wait_until};
 
 /// More than two pages of each command.
@@ -357,10 +357,9 @@ async fn no_row_is_pointed_at_an_orphan_whose_removal_may_be_under_way() {
     let rig = TestRig::new().await;
     rig.add_moved_images(3).await;
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    let clean = ["clean", "--orphans", "--confirm", "images-new"];
     let never = FaultEffect::Delay(Duration::from_mins(1));
     let never = rig.cloud.inject_fault(Fault::new("DeleteObjects", never));
-    let mut killed = rig.spawn_json_command(&clean);
+    let mut killed = rig.spawn_json_command(&CLEAN_ORPHANS);
     wait_until("the request", async || never.hits() > 0).await;
     kill_command(&rig, &mut killed).await;
     drop(never);
@@ -370,7 +369,7 @@ async fn no_row_is_pointed_at_an_orphan_whose_removal_may_be_under_way() {
     let retry = rig.run_command(&["retry", "--yes"]).await;
     assert_eq!(retry.code, Some(75), "{}", retry.log);
     for left in [3, 0] {
-        let result = rig.run_json_command(&clean).await;
+        let result = rig.run_json_command(&CLEAN_ORPHANS).await;
         let (removed, kept) = (result.number_of("removed"), result.number_of("left_alone"));
         assert_eq!((removed, kept), (3 - left, left), "{}", result.json);
         age_requests(&rig).await;

@@ -8,7 +8,7 @@ use bucket_brigade_testbed::cloud::FaultHandle;
 use bucket_brigade_testbed::process::ChildProcess;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
-use super::age_requests;
+use super::{CLEAN_ORPHANS, age_requests};
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 const VERIFY_AND_CLEAN: [&[&str]; 2] = [
@@ -69,8 +69,7 @@ async fn a_commit_that_arrives_after_a_rollback_moves_nothing() {
     let ledger = rig.open_run().await;
     let before = ledger.read_fence().await.unwrap();
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;
-    rig.run_json_command(&["clean", "--orphans", "--confirm", "images-new"])
-        .await;
+    rig.run_json_command(&CLEAN_ORPHANS).await;
     let mut late = PendingMove {
         id: ledger.id_type().parse(&ids[0]).unwrap(),
         old_path: "image/0.png".into(),
@@ -210,11 +209,7 @@ async fn a_clean_of_orphans_that_lost_its_locks_removes_no_copy_that_rows_come_t
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;
     add_gate(&rig, "consumer").await;
     let held = hold_looks(&rig, "avatar/0.png");
-    let mut clean = rig.spawn(
-        "feeder",
-        &[],
-        &["clean", "--orphans", "--confirm", "images-new"],
-    );
+    let mut clean = rig.spawn("feeder", &[], &CLEAN_ORPHANS);
     wait_until("the look at the copies", async || held.hits() > 0).await;
     end_sessions(&rig, "clean").await;
     let mut feeder = rig.spawn("feeder", &[], &[]);
@@ -285,7 +280,7 @@ async fn what_a_clean_removes_or_may_still_remove_is_known_to_other_runs() {
     let before = rig.query_number(fence).await;
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;
     let hits = never.hits();
-    let mut killed = rig.spawn_json_command(&["clean", "--orphans", "--confirm", "images-new"]);
+    let mut killed = rig.spawn_json_command(&CLEAN_ORPHANS);
     wait_until("the request", async || never.hits() > hits).await;
     killed.kill().await.unwrap();
     let ended = rig.run_program("feeder", &others).await;
@@ -299,23 +294,22 @@ async fn what_a_clean_removes_or_may_still_remove_is_known_to_other_runs() {
 async fn what_a_request_without_a_response_may_still_remove_stays_in_removal() {
     let rig = TestRig::new().await;
     rig.add_moved_images(2).await;
-    let clean = ["clean", "--orphans", "--confirm", "images-new"];
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;
     let lost = Fault::new("DeleteObjects", FaultEffect::Reset).times(1);
     let lost = rig.cloud.inject_fault(lost);
-    let cleaned = rig.run_json_command(&clean).await;
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((lost.hits(), cleaned.code), (1, 2));
     assert_eq!(cleaned.number_of("left_alone"), 2);
     assert_eq!(rig.cloud.count_objects("images-new"), 0);
     let feeder = rig.run_program("feeder", &[]).await;
     assert_eq!(feeder.code, Some(75), "{}", feeder.log);
     // Another clean at once knows no more, and a plan says so.
-    assert_eq!(rig.run_json_command(&clean).await.code, 2);
+    assert_eq!(rig.run_json_command(&CLEAN_ORPHANS).await.code, 2);
     let feeder = rig.run_program("feeder", &[]).await;
     assert_eq!(feeder.code, Some(75), "{}", feeder.log);
     assert_eq!(rig.run_feeder(&["plan"]).await.code, 1);
     age_requests(&rig).await;
-    let cleaned = rig.run_json_command(&clean).await;
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 2));
     rig.run_migration().await;
     assert_eq!(rig.count_rows("moves").await, 2);
@@ -326,11 +320,10 @@ async fn what_a_request_without_a_response_may_still_remove_stays_in_removal() {
 async fn what_no_request_can_have_removed_does_not_stay_in_removal() {
     let rig = TestRig::new().await;
     rig.add_moved_images(2).await;
-    let clean = ["clean", "--orphans", "--confirm", "images-new"];
     rig.run_json_command(&["rollback", "--all", "--yes"]).await;
     let denied = Fault::new("DeleteObjects", FaultEffect::error(403, "AccessDenied"));
     let denied = rig.cloud.inject_fault(denied);
-    let cleaned = rig.run_command(&clean).await;
+    let cleaned = rig.run_command(&CLEAN_ORPHANS).await;
     assert_eq!(cleaned.code, Some(77), "{}", cleaned.log);
     assert!(!cleaned.log.contains("half an hour"), "{}", cleaned.log);
     drop(denied);
@@ -368,7 +361,6 @@ async fn what_is_marked_survives_a_crash_of_the_server() {
          CREATE TRIGGER refuse BEFORE INSERT ON bucket_brigade.removals FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     .await;
-    let clean = ["clean", "--orphans", "--confirm", "images-new"];
-    let cleaned = rig.run_json_command(&clean).await;
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 1));
 }

@@ -12,6 +12,7 @@ mod orphans;
 mod patience;
 mod references;
 mod report;
+mod reused_names;
 mod rights;
 mod rollback;
 mod runbook;
@@ -23,6 +24,16 @@ use bucket_brigade_testbed::process::ChildProcess;
 use serde_json::Value;
 
 use crate::rig::{ExitedProcess, TestRig, stop_consumer, wait_for_exit};
+
+/// All orphans, whatever their age.
+pub(crate) const CLEAN_ORPHANS: [&str; 6] = [
+    "clean",
+    "--orphans",
+    "--older-than",
+    "0s",
+    "--confirm",
+    "images-new",
+];
 
 /// What a command printed with `--json`.
 #[derive(Debug)]

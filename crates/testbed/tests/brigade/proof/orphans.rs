@@ -5,9 +5,8 @@ use std::time::Duration;
 use bucket_brigade_common::ledger::move_ledger::{MoveFailure, MoveLedger as _, OrphanedCopy};
 use bucket_brigade_testbed::{Fault, FaultEffect};
 
+use super::CLEAN_ORPHANS;
 use crate::rig::{TestRig, sha256, stop_consumer, wait_until};
-
-const CLEAN: [&str; 4] = ["clean", "--orphans", "--confirm", "images-new"];
 
 /// Images whose rows are deleted while they are copied.
 async fn orphans(rig: &TestRig, count: usize) {
@@ -38,13 +37,22 @@ async fn only_our_own_copies_that_no_row_names_are_deleted() {
         .await;
     rig.add_row("avatar/2.png").await;
     rig.delete_object("images-new", "avatar/3.png").await;
-    let result = rig.run_json_command(&["clean", "--orphans"]).await;
+    let result = rig
+        .run_json_command(&["clean", "--orphans", "--older-than", "0s"])
+        .await;
     assert_eq!((result.code, result.number_of("objects")), (0, 4));
     let ended = rig
-        .run_command(&["clean", "--orphans", "--confirm", "images-old"])
+        .run_command(&[
+            "clean",
+            "--orphans",
+            "--older-than",
+            "0s",
+            "--confirm",
+            "images-old",
+        ])
         .await;
     assert_eq!(ended.code, Some(64), "{}", ended.log);
-    let result = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!(
         (
             result.code,
@@ -78,7 +86,7 @@ async fn the_last_bytes_of_a_row_that_was_set_back_stay() {
         rig.delete_object("images-old", &source).await;
     }
     rig.add_row("image/0.png").await;
-    let ended = rig.run_feeder(&CLEAN).await;
+    let ended = rig.run_feeder(&CLEAN_ORPHANS).await;
     assert_eq!(ended.code, 2, "{}", ended.log);
     let reason = "avatar/0.png: a row names its source, which is gone";
     assert!(ended.output.contains(reason), "{}", ended.output);
@@ -92,7 +100,7 @@ async fn an_orphan_replaced_in_that_very_moment_stays() {
     orphans(&rig, 1).await;
     let slow = Fault::new("DeleteObjects", FaultEffect::Delay(Duration::from_secs(1)));
     let slow = rig.cloud.inject_fault(slow);
-    let mut clean = rig.spawn_json_command(&CLEAN);
+    let mut clean = rig.spawn_json_command(&CLEAN_ORPHANS);
     wait_until("the removal", async || slow.hits() > 0).await;
     rig.put_object("images-new", "avatar/0.png", b"the application's")
         .await;
@@ -111,14 +119,14 @@ async fn they_stay_while_a_consumer_could_point_a_row_at_one() {
     let again = rig.add_row("image/0.png").await;
     rig.feed_row(&again, "image/0.png").await;
     wait_until("the message", async || rig.visible_messages().await == 1).await;
-    let ended = rig.run_command(&CLEAN).await;
+    let ended = rig.run_command(&CLEAN_ORPHANS).await;
     assert_eq!(ended.code, Some(75), "{}", ended.log);
     let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
     rig.wait_until_drained().await;
     stop_consumer(consumer).await;
     // The copy has a row again, and is none any more.
     assert_eq!(rig.path_of(&again).await.unwrap(), "avatar/0.png");
-    let result = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((result.code, result.number_of("objects")), (0, 0));
 }
 
@@ -132,7 +140,7 @@ async fn copies_of_rows_that_went_back_can_go_and_are_made_anew() {
             .code,
         0
     );
-    let result = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((result.code, result.number_of("removed")), (0, 2));
     assert!(!rig.object_exists("images-new", "avatar/0.png").await);
     rig.run_migration().await;
@@ -153,11 +161,11 @@ async fn they_stay_while_another_run_copies_into_their_bucket() {
     let alive =
         "SELECT count(*) FROM bucket_brigade.workers WHERE run_id = 2 AND role = 'consumer'";
     wait_until("its consumer", async || rig.query_number(alive).await == 1).await;
-    let ended = rig.run_command(&CLEAN).await;
+    let ended = rig.run_command(&CLEAN_ORPHANS).await;
     assert_eq!(ended.code, Some(75), "{}", ended.log);
     assert!(ended.log.contains("others.path: "), "{}", ended.log);
     stop_consumer(consumer).await;
-    let result = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((result.code, result.number_of("removed")), (0, 1));
 }
 
@@ -187,7 +195,7 @@ async fn the_copy_of_a_row_that_failed_is_one_until_the_row_moves() {
         rig.failure_code(&ids[1]).await.unwrap(),
         "DestinationConflict"
     );
-    let result = rig.run_json_command(&CLEAN).await;
+    let result = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((result.code, result.number_of("removed")), (0, 1));
     rig.run_json_command(&["retry", "--yes"]).await;
     rig.run_migration().await;
@@ -249,7 +257,7 @@ async fn a_copy_that_was_there_before_is_no_orphan() {
         // That of the first round is found again, and is known.
         assert_eq!(rig.count_rows("orphans").await, 1);
     }
-    let cleaned = rig.run_json_command(&CLEAN).await;
+    let cleaned = rig.run_json_command(&CLEAN_ORPHANS).await;
     assert_eq!((cleaned.code, cleaned.number_of("removed")), (0, 1));
     assert!(rig.object_exists("images-new", "avatar/0.png").await);
     assert!(!rig.object_exists("images-new", "avatar/1.png").await);

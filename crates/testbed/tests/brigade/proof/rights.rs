@@ -7,6 +7,7 @@ use std::time::Duration;
 use bucket_brigade_testbed::{Fault, FaultEffect};
 use serde_json::Value;
 
+use super::CLEAN_ORPHANS;
 use crate::rig::{TestRig, wait_until};
 
 const SOURCE: &str = "arn:aws:s3:::SOURCE_BUCKET/SOURCE_KEY_PREFIX*";
@@ -192,12 +193,7 @@ async fn the_commands_that_write_use_every_right_and_no_other() {
              SELECT 1, new_path, new_path, etag, row_id FROM bucket_brigade.moves WHERE row_id <> '';
              DELETE FROM images").await;
     let before = RequestBaseline::now(&rig);
-    assert_eq!(
-        rig.run_json_command(&["clean", "--orphans", "--confirm", "images-new"])
-            .await
-            .code,
-        0
-    );
+    assert_eq!(rig.run_json_command(&CLEAN_ORPHANS).await.code, 0);
     used.extend(before.rights(&rig, WriteSide::Destination));
 
     let looks = granted_rights(include_str!("../../../../../deploy/policies/operator.json"));

@@ -1,6 +1,6 @@
 //! An application that saves a row whole writes the old path of an image that has moved.
 
-use crate::rig::TestRig;
+use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
 
@@ -28,6 +28,32 @@ async fn a_row_set_back_after_clean_is_set_forward_to_its_copy() {
     assert_eq!(rig.run_json_command(&["verify", "--full"]).await.code, 0);
     let again = rig.run_json_command(&CLEAN).await;
     assert_eq!((again.code, again.number_of("objects")), (0, 0));
+}
+
+/// It has the old name of another image, whose copy stands; and then its own upload.
+#[tokio::test]
+async fn a_row_saved_before_its_upload_gets_no_other_image() {
+    let rig = TestRig::new().await;
+    add_cleaned_images(&rig, 1).await;
+    let new = rig.add_row("image/0.png").await;
+    let releases = || {
+        let counts = rig.cloud.request_counts();
+        counts.count_operation_by("consumer", "ChangeMessageVisibilityBatch")
+    };
+    let before = releases();
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    wait_until("the message to wait", async || releases() > before).await;
+    let upload = b"the new row's";
+    rig.put_object("images-old", "image/0.png", upload).await;
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(2));
+    stop_consumer(consumer).await;
+    assert_eq!(rig.path_of(&new).await.unwrap(), "image/0.png");
+    let failure = rig.failure_code(&new).await;
+    assert_eq!(failure.as_deref(), Some("DestinationConflict"));
+    let verified = rig.run_json_command(&["verify", "--recopy"]).await;
+    assert_eq!(verified.code, 1);
+    assert_eq!(verified.number_of("recopied"), 0, "{}", verified.json);
 }
 
 #[tokio::test]

@@ -5,16 +5,27 @@ use bucket_brigade_common::object_store::objects::ObjectStat;
 use crate::moved_row::MovedRow;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SourceObject {
+pub(crate) enum SourceObject {
     /// Removed by clean: nothing to compare with any more.
     Removed,
+    /// Removed by clean, and something stands there again.
+    Rewritten,
     /// Gone, and not by us.
     Missing,
     Present(ObjectStat),
 }
 
+impl SourceObject {
+    pub(crate) fn stat(&self) -> Option<&ObjectStat> {
+        match self {
+            Self::Present(stat) => Some(stat),
+            Self::Removed | Self::Rewritten | Self::Missing => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum MoveVerdict {
+pub(crate) enum MoveVerdict {
     Intact,
     Mismatch(&'static str, String),
     SourceChanged(String),
@@ -29,7 +40,7 @@ pub(super) enum MoveVerdict {
 ///
 /// No clock of ours is trusted: both times are the store's, or unknown, and those of two stores are not compared.
 /// They know whole seconds only.
-pub(super) fn classify_move(
+pub(crate) fn classify_move(
     row: &MovedRow,
     copy: Option<&ObjectStat>,
     source: &SourceObject,
@@ -56,6 +67,10 @@ fn compare_with_source(
     is_one_store: bool,
 ) -> MoveVerdict {
     match source {
+        SourceObject::Rewritten => MoveVerdict::Mismatch(
+            "SourceRewritten",
+            "clean has removed the source, and an object was written there since: a newer version of this image, or another's".into(),
+        ),
         SourceObject::Missing => MoveVerdict::Mismatch(
             "SourceGone",
             "the source does not exist any more, so this move cannot be undone".into(),
@@ -94,7 +109,7 @@ const CLOCK_TOLERANCE_SECONDS: i64 = 15 * 60;
 
 /// Whether a source is what was copied, where the copy cannot tell any more. The same ETag proves it. So does a date
 /// well before the move, but not that of an upload in parts, which is of its beginning.
-pub(super) fn is_source_unchanged(
+pub(crate) fn is_source_unchanged(
     row: &MovedRow,
     source: &SourceObject,
     is_one_store: bool,
@@ -127,6 +142,9 @@ mod tests {
             current_path: Some("avatar/a".into()),
             is_source_removed: false,
             is_source_in_removal: false,
+            is_found: false,
+            source_etag: None,
+            is_companion: false,
             companions: RecordedCompanions::default(),
         }
     }
@@ -189,6 +207,8 @@ mod tests {
         assert_eq!(at(undated), "Compare");
         assert_eq!(code(Some(&copy), &SourceObject::Missing), "SourceGone");
         assert_eq!(code(Some(&copy), &SourceObject::Removed), "Intact");
+        let rewritten = code(Some(&copy), &SourceObject::Rewritten);
+        assert_eq!(rewritten, "SourceRewritten");
     }
 
     #[test]

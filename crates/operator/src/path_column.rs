@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
-    IdColumns, LedgerError, PostgresLedger, find_index_with, has_path_index, is_statement_timeout,
-    statement_error,
+    ApplicationTable, IdColumns, LedgerError, PostgresLedger, find_index_with, has_path_index,
+    is_statement_timeout, statement_error,
 };
 use sqlx::AssertSqlSafe;
 
@@ -16,24 +16,24 @@ use crate::statements::retry_query;
 const STRETCH_ROWS: i64 = 20_000;
 
 #[derive(Debug, Clone)]
-pub(super) struct PathColumn {
+pub(crate) struct PathColumn {
     /// Quoted.
-    pub(super) table: String,
+    pub(crate) table: String,
     /// Quoted.
-    pub(super) path: String,
-    pub(super) id: IdColumns,
+    pub(crate) path: String,
+    pub(crate) id: IdColumns,
     /// Whether an index leads to a path.
-    pub(super) is_indexed: bool,
+    pub(crate) is_indexed: bool,
 }
 
 /// Which rows of a table are wanted.
-pub(super) struct RowSearch<'a> {
+pub(crate) struct RowSearch<'a> {
     /// Of a row `t`.
-    pub(super) condition: String,
+    pub(crate) condition: String,
     /// Whether a partial index holds such rows and no others.
-    pub(super) is_indexed: bool,
+    pub(crate) is_indexed: bool,
     /// `$3` of the condition, where it has that.
-    pub(super) paths: Option<&'a [String]>,
+    pub(crate) paths: Option<&'a [String]>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -46,7 +46,13 @@ struct StretchRow {
 }
 
 impl PathColumn {
-    pub(super) async fn open(
+    /// That of the run.
+    pub(crate) async fn of_run(ledger: &PostgresLedger) -> Result<Self, LedgerError> {
+        let ApplicationTable { sql, path, id, .. } = ledger.table().clone();
+        Self::open(ledger, sql, path, id).await
+    }
+
+    pub(crate) async fn open(
         ledger: &PostgresLedger,
         table: String,
         path: String,
@@ -61,7 +67,7 @@ impl PathColumn {
     }
 
     /// Whether a partial index holds the rows `t` with a condition, and no others.
-    pub(super) async fn has_index_with(
+    pub(crate) async fn has_index_with(
         &self,
         ledger: &PostgresLedger,
         condition: &str,
@@ -76,7 +82,7 @@ impl PathColumn {
     /// Those of the paths that some row has for which a further condition holds. Compared under the column's own
     /// collation, so that its index serves: one that is not deterministic finds more rows than have the path, never
     /// fewer.
-    pub(super) async fn find_paths(
+    pub(crate) async fn find_paths(
         &self,
         ledger: &PostgresLedger,
         paths: &[String],
@@ -110,7 +116,7 @@ impl PathColumn {
     }
 
     /// `$1` paths.
-    pub(super) fn lookup_sql(&self, condition: &str) -> String {
+    pub(crate) fn lookup_sql(&self, condition: &str) -> String {
         let Self { table, path, .. } = self;
         format!(
             "SELECT DISTINCT t.{path}::text COLLATE \"C\" FROM {table} t WHERE t.{path}::text = ANY ($1::text[]) AND {condition}"
@@ -118,13 +124,13 @@ impl PathColumn {
     }
 
     /// As a subquery, which is hashed whatever the server expects of a parameter.
-    pub(super) fn is_one_of(&self, paths: &str, condition: &str) -> String {
+    pub(crate) fn is_one_of(&self, paths: &str, condition: &str) -> String {
         let path = &self.path;
         format!("t.{path}::text IN (SELECT unnest({paths}::text[])) AND {condition}")
     }
 
     /// The wanted paths of the next rows, and how many rows these are; none at the end.
-    pub(super) async fn read_stretch(
+    pub(crate) async fn read_stretch(
         &self,
         ledger: &PostgresLedger,
         search: &RowSearch<'_>,
@@ -155,7 +161,7 @@ impl PathColumn {
     ///
     /// `$1` rows, `$2` cursor, and perhaps `$3` paths. Of a stretch the wanted rows, and its last one. Over
     /// partitions an id need not be unique: all rows with the last one are read.
-    pub(super) fn stretch_sql(&self, search: &RowSearch<'_>, has_cursor: bool) -> String {
+    pub(crate) fn stretch_sql(&self, search: &RowSearch<'_>, has_cursor: bool) -> String {
         let Self {
             table, path, id, ..
         } = self;
