@@ -83,7 +83,7 @@ impl ConsumerCounters {
         self.other_run_streak.fetch_add(1, Ordering::Relaxed);
         if self.other_run.inc() == 0 {
             tracing::warn!(
-                "the queue holds messages of others: {foreign}, and this consumer serves run {own}. It gives them back. Stop the consumers of the run that has ended, or give each run or database a queue of its own (feeder runs lists them)"
+                "the queue holds messages of others: {foreign}, and this consumer serves run {own}. It gives them back. Stop the consumers of a run that has ended; purge the queue of a ledger that was dropped; or give each run or database a queue of its own (feeder runs lists them)"
             );
         }
     }

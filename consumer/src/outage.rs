@@ -176,7 +176,7 @@ impl OutageDetector {
         } else if self.is_worth_asking(route, error, streak) {
             self.wait_for_others(streak).await;
             // Boxed, so that it makes no room in the future of each copy.
-            Box::pin(self.check_store(now)).await
+            Box::pin(self.check_store(error, now)).await
         } else {
             FailureVerdict::Unknown
         };
@@ -221,7 +221,7 @@ impl OutageDetector {
         }
     }
 
-    async fn check_store(&self, failed_at: Instant) -> FailureVerdict {
+    async fn check_store(&self, met: &StoreError, failed_at: Instant) -> FailureVerdict {
         let _asking = self.asking.lock().await;
         // The question may have been answered while this failure waited for its turn.
         if self.has_copied_since(failed_at) {
@@ -233,6 +233,10 @@ impl OutageDetector {
         match self.ask_store(Duration::MAX).await {
             Ok(()) => FailureVerdict::Object,
             Err(StoreError::Throttled { .. }) => FailureVerdict::Unknown,
+            // A refused HEAD has no body, and so hides what the copy said of the credentials.
+            Err(StoreError::Denied { .. }) if matches!(met, StoreError::Systemic { .. }) => {
+                self.mark_down(met)
+            }
             Err(error) => self.mark_down(&error),
         }
     }

@@ -38,7 +38,7 @@ pub async fn wait_until_drained(
 ) -> Result<bool, FeederStopped> {
     progress.set_phase(WorkerState::Draining);
     let mut empty_reads = 0;
-    let mut stall = StallDetector::new();
+    let (mut stall, mut idle) = (StallDetector::new(), StallDetector::new());
     while empty_reads < REQUIRED_EMPTY_READS {
         // Others may go on feeding.
         let (total, share) = read_queue(queue, source, retrier).await?;
@@ -49,16 +49,23 @@ pub async fn wait_until_drained(
         empty_reads = if backlog == 0 { empty_reads + 1 } else { 0 };
         if progress.is_held() {
             // Nothing is expected to change.
-            stall = StallDetector::new();
-        } else if let Some(stalled) = stall.stalled_for((backlog_key(share, total), accounted)) {
-            let has_rows = async |cursor: Option<&RowId>| source.has_rows_left(cursor).await;
-            if !retrier.retry_pages("looking for rows", has_rows).await? {
-                return Ok(true);
+            (stall, idle) = (StallDetector::new(), StallDetector::new());
+        } else {
+            let stalled = stall.stalled_for((backlog_key(share, total), accounted));
+            // Messages of a ledger that was dropped end as dead letters, one after the other, for hours.
+            let is_idle = idle.stalled_for((0, accounted)).is_some();
+            if stalled.is_some() || is_idle {
+                let has_rows = async |cursor: Option<&RowId>| source.has_rows_left(cursor).await;
+                if !retrier.retry_pages("looking for rows", has_rows).await? {
+                    return Ok(true);
+                }
             }
-            if stalled >= patience && may_be_others(share, progress) {
-                return Ok(false);
+            if let Some(stalled) = stalled {
+                if stalled >= patience && may_be_others(share, progress) {
+                    return Ok(false);
+                }
+                log_stall(backlog, progress.running_consumers());
             }
-            log_stall(backlog, progress.running_consumers());
         }
         retrier.sleep_unless_stopped(QUEUE_POLL_INTERVAL).await?;
     }

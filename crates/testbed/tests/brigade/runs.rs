@@ -1,5 +1,7 @@
 //! Several runs in one database: each message, process and command is about its own.
 
+use std::time::Duration;
+
 use crate::rig::{TestRig, stop_consumer, wait_for_exit, wait_until};
 
 /// The settings of a run, left out: the ledger has them.
@@ -59,6 +61,32 @@ async fn a_consumer_left_over_from_another_run_touches_no_row_of_this_one() {
     );
     stop_consumer(left_over).await;
     stop_consumer(consumer).await;
+}
+
+/// New ones all the time stand for dead letters, by which the queue's count changes for hours.
+#[tokio::test]
+async fn messages_of_a_ledger_that_was_dropped_do_not_hold_the_end_up() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    let consumer = rig.spawn_consumer(&[]);
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    let send = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            ticks.tick().await;
+            let body =
+                serde_json::json!({ "run": (77 << 20) + 1, "id": "1", "path": "image/0.png" });
+            rig.send_message(&body.to_string()).await;
+        }
+    };
+    let ended = tokio::select! {
+        () = send => unreachable!("it goes on"),
+        ended = wait_for_exit(&mut feeder) => ended,
+    };
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    assert!(rig.queued_messages().await > 0);
+    let log = stop_consumer(consumer).await;
+    assert!(log.contains("purge the queue"), "{log}");
 }
 
 #[tokio::test]
