@@ -70,6 +70,10 @@ async fn consume_until_stopped(
         return Ok(exit::DONE);
     };
     ready.set();
+    tracing::info!(
+        queue = settings.migration.queue_url,
+        "ready: receiving messages"
+    );
     if !pipeline.run().await? {
         tracing::warn!("some messages could not be released; they reappear by themselves");
     }

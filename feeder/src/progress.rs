@@ -126,6 +126,7 @@ impl FeederProgress {
         }
         match self.throttle.held() {
             Some(ThrottleReason::Paused(why)) => format!("paused {why}").into(),
+            Some(ThrottleReason::Held(why)) => format!("paused: {why}").into(),
             Some(reason) => reason.worker_state().as_str().into(),
             None => self.current_phase().as_str().into(),
         }

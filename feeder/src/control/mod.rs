@@ -197,7 +197,12 @@ impl RunControl {
     /// Reports how a feeder ended, and waits a little until that has been sent.
     pub async fn finish(self, outcome: Option<&FeedOutcome>) {
         if let Some(outcome) = outcome {
-            self.notify(RunEvent::finished(), &outcome.progress);
+            let event = if outcome.is_canary {
+                RunEvent::canary_finished()
+            } else {
+                RunEvent::finished()
+            };
+            self.notify(event, &outcome.progress);
         }
         if let Some(notifier) = self.notifier {
             notifier.finish().await;

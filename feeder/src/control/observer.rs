@@ -24,6 +24,11 @@ impl RunEvent {
         Self::new("finished", "finished")
     }
 
+    /// The rest of the run is still to come.
+    pub(crate) fn canary_finished() -> Self {
+        Self::new("canary_finished", "the canary is finished")
+    }
+
     fn new(name: &'static str, words: impl Into<String>) -> Self {
         let words = words.into();
         Self { name, words }

@@ -34,11 +34,14 @@ UPDATE bucket_brigade.feed_cursors SET cursor = NULL, sweep_fed = 0, sweep_accou
               FROM bucket_brigade.counters WHERE run_id = $1),
         sweep = sweep + CASE WHEN cursor IS NULL THEN 0 ELSE 1 END WHERE run_id = $1";
 
-/// Not where rows came to be left during the sweep: a retry counts in `sweep_fed`.
+/// Not where rows came to be left during the sweep: a retry counts in `sweep_fed`. What the application changed or
+/// deleted before it was fed was in scope no more.
 const FINISH_RUN: &str = "WITH ended AS (
     UPDATE bucket_brigade.feed_cursors SET cursor = NULL WHERE run_id = $1 AND sweep_fed = 0 RETURNING 1
 ), finished AS (
-    UPDATE bucket_brigade.run SET finished_at = now() WHERE id = $1 AND EXISTS (SELECT 1 FROM ended)
+    UPDATE bucket_brigade.run SET finished_at = now(), in_scope = CASE WHEN in_scope IS NOT NULL THEN (
+            SELECT coalesce(sum(moved + changed + failed), 0)::bigint FROM bucket_brigade.counters WHERE run_id = $1) END
+     WHERE id = $1 AND EXISTS (SELECT 1 FROM ended)
 )
 SELECT EXISTS (SELECT 1 FROM ended)";
 

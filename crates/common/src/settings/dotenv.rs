@@ -22,7 +22,10 @@ const MAX_TYPOS: usize = 2;
 pub fn read_dotenv() -> anyhow::Result<Vec<String>> {
     let file = Path::new(".env");
     let mut text = match std::fs::read(file) {
-        Err(error) if error.kind() == ErrorKind::NotFound || file.is_dir() => return Ok(vec![]),
+        Err(_) if file.is_dir() => {
+            return Ok(vec![".env is a directory: no setting is read of it".into()]);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
         text => text.map_err(|error| anyhow::anyhow!(".env: {error}"))?,
     };
     // No variable can hold one: to set it would be a panic that prints the value.

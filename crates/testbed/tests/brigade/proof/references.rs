@@ -1,6 +1,6 @@
 //! clean: rows that mean an object in another way than this run's table names it.
 
-use crate::rig::TestRig;
+use crate::rig::{TestRig, wait_for_exit};
 
 const CLEAN: [&str; 5] = ["clean", "--older-than", "0s", "--confirm", "images-old"];
 
@@ -128,4 +128,26 @@ async fn a_column_that_no_run_is_of_must_be_named_before_what_it_names_may_go() 
     let ignoring = [&CLEAN[..], &["--ignore-columns", &names]].concat();
     let result = rig.run_json_command(&ignoring).await;
     assert_eq!((result.code, result.number_of("removed")), (0, 3));
+}
+
+/// Their statistics are hidden, too.
+#[tokio::test]
+async fn columns_that_may_not_be_read_are_counted() {
+    let rig = TestRig::new().await;
+    rig.add_moved_images(1).await;
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let role = format!("cleaner_{:x}", fastrand::u64(..));
+    rig.execute_sql(&format!(
+        "CREATE TABLE posts (cover text);
+         CREATE ROLE {role} LOGIN PASSWORD 'poor'; GRANT SELECT (id, path) ON images TO {role};
+         GRANT USAGE ON SCHEMA bucket_brigade TO {role};
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA bucket_brigade TO {role}"
+    ))
+    .await;
+    let url = rig.url_as(&role);
+    let clean = rig.spawn("feeder", &[("DATABASE_URL", &url)], &CLEAN);
+    let ended = wait_for_exit(&mut { clean }).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.log);
+    let expected = "2 columns of text of no run may not be read by this role, public.images.title";
+    assert!(ended.log.contains(expected), "{}", ended.log);
 }
