@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::ConsumerContext;
-use crate::failing_call::{FAILING_INTERVAL, FailingCall};
+use crate::failing_call::{CallFailure, FAILING_INTERVAL, FailingCall};
 use crate::lease::{HeldLease, Lease, Leases};
 
 /// Ten deletes share a request, and a delete is in no hurry: its message is hidden, its row is done.
@@ -207,16 +207,16 @@ impl<T: Clone> QueueCall<T> {
         let count = part.len();
         match self.send_with_retries(part, attempts).await {
             // The messages are gone with it; the receives say so.
-            Err(error) if error.is_about_missing_queue() => {
+            Err((error, _)) if error.is_about_missing_queue() => {
                 tracing::debug!(%error, "the queue ends no message");
                 Ok(vec![EndOutcome::Refused; count])
             }
-            Err(error) if error.is_about_entries() => {
+            Err((error, _)) if error.is_about_entries() => {
                 self.record_success();
                 Err(error)
             }
-            Err(error) => {
-                self.record_failure(&error);
+            Err((error, called)) => {
+                self.record_failure(&error, called);
                 Ok(vec![EndOutcome::Unconfirmed; count])
             }
             Ok(outcomes) => {
@@ -226,16 +226,18 @@ impl<T: Clone> QueueCall<T> {
         }
     }
 
-    /// Sends a batch, and again what was not confirmed of it. An error when the queue answered for none of it.
+    /// Sends a batch, and again what was not confirmed of it. An error, and when its call began, where the queue
+    /// answered for none of it.
     async fn send_with_retries(
         &self,
         items: Arc<[T]>,
         attempts: u32,
-    ) -> Result<Vec<EndOutcome>, QueueError> {
+    ) -> Result<Vec<EndOutcome>, (QueueError, Instant)> {
         let (began, mut tries) = (Instant::now(), 0);
         let mut outcomes = vec![EndOutcome::Unconfirmed; items.len()];
         loop {
             tries += 1;
+            let called = Instant::now();
             let Some(error) = self.send_unconfirmed(&items, &mut outcomes).await else {
                 return Ok(outcomes);
             };
@@ -245,7 +247,7 @@ impl<T: Clone> QueueCall<T> {
                 return if is_answered {
                     Ok(outcomes)
                 } else {
-                    Err(error)
+                    Err((error, called))
                 };
             }
             tracing::debug!(%error, tries, "a batch was not confirmed");
@@ -295,9 +297,9 @@ impl<T: Clone> QueueCall<T> {
         }
     }
 
-    fn record_failure(&self, error: &QueueError) {
+    fn record_failure(&self, error: &QueueError, called: Instant) {
         match &self.failing {
-            Some(failing) => failing.record_failure(&error.into()),
+            Some(failing) => failing.record_failure(&CallFailure::since(called, error)),
             None if self.is_logged.swap(true, Ordering::Relaxed) => {}
             None => {
                 tracing::warn!(%error, "messages cannot be given back: they come back by themselves");

@@ -27,6 +27,9 @@ const SILENT_BACKOFF: Backoff = Backoff {
     max_delay: Duration::from_secs(15),
 };
 
+/// A call that fails after so long had no answer: one try of the SDK's is given up sooner than all of them.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Why a call failed.
 #[derive(Debug, Clone)]
 pub struct CallFailure {
@@ -35,12 +38,12 @@ pub struct CallFailure {
     pub is_answered: bool,
 }
 
-impl From<&QueueError> for CallFailure {
-    fn from(error: &QueueError) -> Self {
+impl CallFailure {
+    /// Of a call that began then: errors do not tell a request that was given up from one that was answered.
+    pub fn since(began: Instant, error: &QueueError) -> Self {
         Self {
             reason: error.to_string(),
-            // Of a request that was given up, and of one that was answered by an error alike.
-            is_answered: true,
+            is_answered: began.elapsed() < SILENCE,
         }
     }
 }
@@ -159,5 +162,22 @@ impl FailingCall {
 
     fn starts_probe(&self) -> bool {
         self.failures.lock().starts_probe(self.visibility_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_was_given_up_had_no_answer() {
+        let error = QueueError::Unavailable {
+            operation: "DeleteMessageBatch",
+            message: "no response".into(),
+        };
+        let began = Instant::now();
+        assert!(CallFailure::since(began, &error).is_answered);
+        tokio::time::advance(Duration::from_secs(8)).await;
+        assert!(!CallFailure::since(began, &error).is_answered);
     }
 }

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bucket_brigade_common::ledger::fleet_control::FleetControl;
 use bucket_brigade_common::message::{DecodeError, MoveTask, RunKey};
@@ -202,6 +202,7 @@ impl Stages {
             MessageContent::OtherRun => (String::new(), Event::OtherRun),
         };
         let protocol = MoveProtocol::new(message.receive_count, self.ends.max_receive_count, key);
+        let protocol = protocol.with_sent_at(message.sent_at, SystemTime::now());
         (protocol, event)
     }
 

@@ -251,7 +251,7 @@ impl Leases {
             Ok(Ok(entries)) => entries,
             // Of the whole queue, which the receives tell of.
             Ok(Err(error)) if error.is_about_missing_queue() => return Ok(()),
-            Ok(Err(error)) => return Err((&error).into()),
+            Ok(Err(error)) => return Err(CallFailure::since(time, &error)),
             Err(_) => {
                 return Err(CallFailure {
                     reason: format!("no response within {limit:?}"),

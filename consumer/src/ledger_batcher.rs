@@ -31,6 +31,10 @@ const SUSPECT_TRIES: u32 = 3;
 /// Of so few rows each is tried alone where one needs a lock that the application holds: each half would wait for it.
 const ROWS_BESIDE_LOCKED: usize = 16;
 
+/// Classes of errors that pass: of connections, transactions, resources, an operator's intervention, and the system. A
+/// trigger may run into them on another server.
+const PASSING_CLASSES: [&str; 5] = ["08", "40", "53", "57", "58"];
+
 #[derive(Debug, Clone)]
 pub enum LedgerOutcome<R> {
     Done(R),
@@ -116,13 +120,13 @@ impl<F> LedgerRetrier<F> {
         F: Fn(Arc<[T]>) -> BoxFuture<'static, Result<Vec<R>, StatementError>>,
     {
         let (mut tries, mut suspicions) = (0, 0);
-        let refused = |code, message| {
+        let refused = |code: String, message| {
             // It answers.
             self.health.mark_up(Dependency::Database);
             Err(FailureCause {
+                permanent: !may_pass(&code),
                 code,
                 message,
-                permanent: true,
             })
         };
         loop {
@@ -180,6 +184,11 @@ impl<F> LedgerRetrier<F> {
     {
         (self.call)(Arc::default()).await.is_ok()
     }
+}
+
+fn may_pass(code: &str) -> bool {
+    // A statement that a trigger made too long is as long the next time.
+    code != STATEMENT_CANCELLED && PASSING_CLASSES.iter().any(|class| code.starts_with(class))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ mod event;
 mod failure_cause;
 mod row_state;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bucket_brigade_common::ledger::move_ledger::OrphanedCopy;
 use bucket_brigade_common::object_store::{CopiedObject, DestinationState};
@@ -52,6 +52,9 @@ const REDELIVERY_BACKOFF: Backoff = Backoff {
 
 /// How long an upload may take that comes after its row was saved, with a path whose source clean has removed.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How far the clocks of queue and store may be apart, in seconds.
+const CLOCK_TOLERANCE: i64 = 60;
 
 /// How long a message of another run or ledger stays hidden at most: whose it is may not be the next to receive it.
 const OTHER_RUN_DELAY: Duration = Duration::from_secs(8);
@@ -104,6 +107,10 @@ pub struct MoveProtocol {
     receive_count: u32,
     /// None without a dead-letter queue.
     max_receive_count: Option<u32>,
+    /// Whether its row was saved long enough ago for its upload to be there.
+    is_aged: bool,
+    /// When it was sent, in seconds since 1970, where that is known.
+    sent_seconds: Option<i64>,
     destination_key: String,
     phase: Phase,
 }
@@ -118,11 +125,25 @@ impl MoveProtocol {
         Self {
             receive_count,
             max_receive_count,
+            is_aged: false,
+            sent_seconds: None,
             destination_key,
             phase: Phase::Copying {
                 vanished_objects: 0,
                 copy_etag: None,
             },
+        }
+    }
+
+    /// The same of a message that was sent then, where that is known.
+    #[must_use]
+    pub fn with_sent_at(self, sent_at: Option<SystemTime>, now: SystemTime) -> Self {
+        let age = sent_at.and_then(|sent| now.duration_since(sent).ok());
+        let since_1970 = sent_at.and_then(|sent| sent.duration_since(SystemTime::UNIX_EPOCH).ok());
+        Self {
+            is_aged: age.is_some_and(|age| age >= UPLOAD_PATIENCE),
+            sent_seconds: since_1970.and_then(|sent| i64::try_from(sent.as_secs()).ok()),
+            ..self
         }
     }
 
@@ -258,10 +279,16 @@ impl MoveProtocol {
             return self.fail(FailureCause::source_vanished());
         }
         // Saved before its upload, a row has such a path, too, and means another image.
-        if self.receive_count == 1 && self.max_receive_count != Some(1) {
+        if self.waits_for_upload() {
             return self.release_after(UPLOAD_PATIENCE);
         }
         self.commit_copy(copy)
+    }
+
+    /// Another consumer may have given an earlier delivery back at once. No clock keeps a row waiting: the third counts.
+    fn waits_for_upload(&self) -> bool {
+        let is_last = self.max_receive_count == Some(self.receive_count);
+        !self.is_aged && !is_last && self.receive_count <= 2
     }
 
     fn copy_first(&mut self, recorded: Option<String>) -> Action {
@@ -343,9 +370,11 @@ impl MoveProtocol {
         Action::Compare
     }
 
-    /// What was there at the first delivery is the application's, for all that is known.
+    /// What was there at the first delivery, or before the message, is the application's, for all that is known.
     fn orphaned_copy(&self, copy: &CopiedObject) -> Option<OrphanedCopy> {
-        (!copy.is_found || self.receive_count > 1).then(|| OrphanedCopy {
+        let times = copy.modified_seconds.zip(self.sent_seconds);
+        let is_older = times.is_some_and(|(modified, sent)| modified + CLOCK_TOLERANCE < sent);
+        (!copy.is_found || (self.receive_count > 1 && !is_older)).then(|| OrphanedCopy {
             destination_key: self.destination_key.clone(),
             etag: copy.etag.clone(),
         })

@@ -116,6 +116,15 @@ fn a_change_checks_for_a_lost_copy() {
         let settled = |orphan| Action::RecordSettlement(changed(), orphan);
         let same = Event::Compared(DestinationState::Same(found.clone()));
         assert_eq!(compared(same), settled(lost_copy));
+        // Written before the message was sent, it is none of ours.
+        let older = CopiedObject {
+            modified_seconds: Some(-61),
+            ..found.clone()
+        };
+        let sent = SystemTime::UNIX_EPOCH;
+        let same = Event::Compared(DestinationState::Same(older));
+        let sent = delivery().with_sent_at(Some(sent), sent);
+        assert_eq!(drive(sent, &[&events[..], &[same]].concat()), settled(None));
         for nothing in [
             Event::Compared(DestinationState::WithoutSource(found.clone())),
             Event::Compared(DestinationState::Empty),
@@ -153,12 +162,22 @@ fn without_a_source_the_copy_on_record_is_committed() {
     ] {
         let events = [Event::Decoded, set_back.clone(), met];
         assert_eq!(drive(first_delivery(), &events), Action::Compare);
-        let after = |more: &[Event]| drive(redelivery(), &[&events[..], more].concat());
+        let sent = SystemTime::UNIX_EPOCH;
+        let aged = || first_delivery().with_sent_at(Some(sent), sent + UPLOAD_PATIENCE);
+        let after = |more: &[Event]| drive(aged(), &[&events[..], more].concat());
         assert_eq!(after(&[alone("e")]), commit);
+        let third = MoveProtocol::new(3, Some(5), "avatar/a".into());
+        let last = MoveProtocol::new(2, Some(2), "avatar/a".into());
+        for delivery in [third, last] {
+            let alone = [&events[..], &[alone("e")]].concat();
+            assert_eq!(drive(delivery, &alone), commit);
+        }
         // The application may have saved the row a moment before its upload.
         let first = [&events[..], &[alone("e")]].concat();
-        let waits = Action::Release(UPLOAD_PATIENCE);
-        assert_eq!(end(first_delivery(), &first), waits);
+        for delivery in [first_delivery(), redelivery()] {
+            let waits = Action::Release(UPLOAD_PATIENCE);
+            assert_eq!(end(delivery, &first), waits);
+        }
         let failed = after(&[alone("other"), set_back.clone()]);
         assert!(
             matches!(&failed, Action::RecordFailure(cause, _) if cause.code == "NoSuchKey" && cause.permanent),

@@ -321,6 +321,7 @@ mod tests {
             receipt_handle: String::new(),
             body: "{}".into(),
             receive_count,
+            sent_at: None,
             traceparent: None,
             attributes: Vec::new(),
         };

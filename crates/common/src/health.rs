@@ -205,6 +205,10 @@ impl Health {
                     health.mark_down(database, reason);
                     health.states.states.lock()[database as usize].is_explained = true;
                 }
+                // It answers, and what has been wrong with it is over.
+                if let (StatementError::Rejected { .. }, Some(_)) = (error, &self.process) {
+                    health.mark_up(database);
+                }
             }
         }
     }

@@ -45,11 +45,11 @@ const FINISH_RUN: &str = "WITH ended AS (
 )
 SELECT EXISTS (SELECT 1 FROM ended)";
 
-/// `$1` run. Null where the ledger has no other run. Each row that was fed in this sweep and has not ended since is
+/// `$1` run. Each row that was fed in this sweep and has not ended since is
 /// a message; some that ended in no way that is counted are not, which the queue's own count bounds.
 const SELECT_QUEUE_SHARE: &str = "SELECT
     f.sweep_fed - (coalesce(sum(c.moved + c.changed + c.failed), 0)::bigint - f.sweep_accounted) AS own_messages,
-    f.sweep_fed,
+    f.sweep_fed, EXISTS (SELECT 1 FROM bucket_brigade.run WHERE id <> $1) AS is_shared,
     EXISTS (SELECT 1 FROM bucket_brigade.feed_cursors o WHERE o.run_id <> $1 AND o.sweep_fed + o.sweep_accounted > (
         SELECT coalesce(sum(moved + changed + failed), 0) FROM bucket_brigade.counters c WHERE c.run_id = o.run_id
     )) AS others_have_messages,
@@ -58,7 +58,7 @@ const SELECT_QUEUE_SHARE: &str = "SELECT
     (SELECT count(DISTINCT w.run_id) FROM bucket_brigade.workers w
       WHERE w.role = 'feeder' AND w.run_id <> $1 AND w.seen_at > now() - interval '10 seconds') AS other_feeders
     FROM bucket_brigade.feed_cursors f LEFT JOIN bucket_brigade.counters c USING (run_id)
-    WHERE f.run_id = $1 AND EXISTS (SELECT 1 FROM bucket_brigade.run WHERE id <> $1) GROUP BY f.run_id";
+    WHERE f.run_id = $1 GROUP BY f.run_id";
 
 const SELECT_PROGRESS: &str = "SELECT coalesce(r.in_scope, r.scope_estimate) AS in_scope, f.fed,
         coalesce(sum(c.moved), 0)::bigint AS moved,

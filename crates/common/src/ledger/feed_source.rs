@@ -40,6 +40,8 @@ pub struct QueueShare {
     /// Rows that were fed in this sweep and have not ended: at most so many messages. Less than none where some ended
     /// before the cursor counted them.
     pub own_messages: i64,
+    /// Whether the ledger has other runs: otherwise the queue's own count is this run's, and takes in what is not counted.
+    pub is_shared: bool,
     /// Rows that the cursor has counted in this sweep.
     pub sweep_fed: i64,
     /// Other runs that are being fed.
@@ -54,6 +56,7 @@ impl QueueShare {
     /// How many of the queue's messages are this run's, at most; `uncounted` were sent since the cursor moved.
     pub fn own_backlog(share: Option<Self>, queue_total: u64, uncounted: i64) -> u64 {
         let own = |share: Self| u64::try_from(share.own_messages + uncounted).unwrap_or(0);
+        let share = share.filter(|share| share.is_shared);
         share.map_or(queue_total, |share| own(share).min(queue_total))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::ledger::move_ledger::StatementError;
+use crate::ledger::unreadable::plain_text;
 use crate::ledger::worker_state::WorkerState;
 
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,6 +50,16 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// As every encoding of a database holds it.
+    #[must_use]
+    pub fn in_ascii(&self) -> Self {
+        Self {
+            reason: plain_text(&self.reason),
+            held: self.held.as_deref().map(plain_text),
+            ..self.clone()
+        }
+    }
+
     pub fn starting(role: WorkerRole) -> Self {
         Self {
             role,

@@ -204,7 +204,13 @@ impl FleetControl for PostgresLedger {
             }
             written => written,
         };
-        let limits = written?;
+        let limits = match written {
+            // The database's encoding may lack a letter of what an outage or a query is called.
+            Err(StatementError::Rejected { .. }) => {
+                with_timeout(self.write_heartbeat(&heartbeat.in_ascii())).await?
+            }
+            written => written?,
+        };
         self.fold_counters_if_due().await;
         Ok(limits.unwrap_or_else(FleetLimits::of_gone_run))
     }

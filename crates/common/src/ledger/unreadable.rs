@@ -140,7 +140,7 @@ fn is_refused(written: &Result<(), StatementError>) -> bool {
 }
 
 /// What every encoding and every index holds of a text.
-fn plain_text(text: &str) -> String {
+pub(crate) fn plain_text(text: &str) -> String {
     let plain = |character: char| if character.is_ascii() { character } else { '?' };
     text.chars().map(plain).take(MAX_PLAIN_LENGTH).collect()
 }

@@ -26,6 +26,8 @@ pub struct CopiedObject {
     pub size_bytes: Option<i64>,
     /// Whether it stood there already, and may be another's.
     pub is_found: bool,
+    /// When one that was found was written, by the store's clock, in seconds since 1970.
+    pub modified_seconds: Option<i64>,
     /// Whether it is an earlier copy, and stands without its source.
     pub is_source_gone: bool,
 }
@@ -37,6 +39,7 @@ impl CopiedObject {
             etag: etag.into(),
             size_bytes: None,
             is_found: false,
+            modified_seconds: None,
             is_source_gone: false,
         }
     }

@@ -9,7 +9,7 @@ pub mod sqs;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -35,6 +35,8 @@ pub struct ReceivedMessage {
     pub body: String,
     /// How often it was received, this time included; approximate on SQS.
     pub receive_count: u32,
+    /// By the queue's clock, where it says so.
+    pub sent_at: Option<SystemTime>,
     /// The span that its further spans belong under, while traces are on. Nothing is decided by it.
     pub traceparent: Option<String>,
     /// All that it carries besides.

@@ -20,7 +20,7 @@ pub(super) struct ReceiveRequest<'a> {
     pub(super) max_number_of_messages: usize,
     pub(super) wait_time_seconds: u64,
     pub(super) visibility_timeout: u64,
-    pub(super) message_system_attribute_names: Vec<&'static str>,
+    pub(super) message_system_attribute_names: [&'static str; 2],
     /// All, as a dead letter takes them along.
     pub(super) message_attribute_names: [&'static str; 1],
 }
@@ -42,7 +42,7 @@ pub(super) struct ReceivedEntry {
 }
 
 impl ReceivedEntry {
-    /// When it was sent, if the queue was asked for that.
+    /// When it was sent.
     pub(super) fn sent_time(&self) -> Option<SystemTime> {
         let milliseconds = self.attribute(SENT_TIMESTAMP)?;
         let since = Duration::from_millis(milliseconds.parse().ok()?);
@@ -65,10 +65,11 @@ impl ReceivedEntry {
         let count = self.attribute(RECEIVE_COUNT);
         let count = count.and_then(|text| text.parse().ok());
         let convert = |(name, value)| MessageAttribute { name, value };
-        let traceparent = self.traceparent();
+        let (traceparent, sent_at) = (self.traceparent(), self.sent_time());
         let attributes = self.message_attributes.unwrap_or_default().into_iter();
         Some(ReceivedMessage {
             traceparent,
+            sent_at,
             // Unknown is taken as a repeat: the careful way.
             receive_count: count.unwrap_or(2),
             attributes: attributes.map(convert).collect(),

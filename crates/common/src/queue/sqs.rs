@@ -138,14 +138,12 @@ impl SqsQueue {
         wait: Duration,
         visibility: Duration,
     ) -> ReceiveRequest<'_> {
-        let mut system = vec![RECEIVE_COUNT];
-        system.extend(self.age_histogram.as_ref().map(|_| SENT_TIMESTAMP));
         ReceiveRequest {
             queue_url: &self.url,
             max_number_of_messages: most.clamp(1, MAX_BATCH_ENTRIES),
             wait_time_seconds: whole_seconds(wait),
             visibility_timeout: whole_seconds(visibility),
-            message_system_attribute_names: system,
+            message_system_attribute_names: [RECEIVE_COUNT, SENT_TIMESTAMP],
             message_attribute_names: ["All"],
         }
     }

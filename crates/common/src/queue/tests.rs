@@ -134,6 +134,8 @@ async fn a_receive_is_the_sdks_whatever_the_address() {
             .visibility_timeout(60)
             .message_attribute_names("All");
         let request = request.message_system_attribute_names(count);
+        let request =
+            request.message_system_attribute_names(MessageSystemAttributeName::SentTimestamp);
         request.send().await.unwrap();
         hold_to_the_sdk(ours, server.last());
     }
@@ -155,6 +157,8 @@ async fn what_is_received_is_read() {
     let texts = [&message.message_id, &message.receipt_handle, &message.body];
     assert_eq!(texts, ["m", "h", "{\"key\":\"ü\"}"]);
     assert_eq!(message.receive_count, 3);
+    let sent = SystemTime::UNIX_EPOCH + Duration::from_millis(1);
+    assert_eq!(message.sent_at, Some(sent));
     for nothing in [
         "{}",
         r#"{"Messages": []}"#,

@@ -47,9 +47,6 @@ impl FeedSource for SimulatedClient {
     }
 
     async fn queue_share(&self) -> Result<Option<QueueShare>, StatementError> {
-        if !self.shares_queue {
-            return Ok(None);
-        }
         self.run_statement("share", |things| {
             let table = &things.table;
             let ended = table.accounted_rows() - table.sweep_accounted;
@@ -57,7 +54,8 @@ impl FeedSource for SimulatedClient {
             Some(QueueShare {
                 own_messages: number(table.sweep_fed) - number(ended),
                 sweep_fed: number(table.sweep_fed),
-                other_feeders: 1,
+                is_shared: self.shares_queue,
+                other_feeders: u8::from(self.shares_queue).into(),
                 others_have_messages: false,
                 has_consumers: true,
             })

@@ -62,6 +62,7 @@ impl MemoryQueue {
             receipt_handle: format!("{number}:{}", queued.receives),
             body: queued.body.clone(),
             receive_count: queued.receives,
+            sent_at: None,
             traceparent: None,
             attributes: Vec::new(),
         })

@@ -117,3 +117,22 @@ async fn prefixes_that_do_not_fit_each_other_are_told_before_a_row_moves() {
         assert!(refused.log.contains("NEW_PREFIX: \"avatar/\" is in quotes"));
     }
 }
+
+/// They were counted at the start, and were never to move.
+#[tokio::test]
+async fn rows_that_the_application_changed_unfed_are_not_left_after_a_retry() {
+    let rig = TestRig::new().await;
+    rig.add_images(4).await;
+    rig.add_row("image/missing.png").await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    let canary = wait_for_exit(&mut rig.spawn("feeder", &[], &["--limit", "1"])).await;
+    assert_eq!(canary.code, Some(0), "{}", canary.log);
+    rig.execute_sql("UPDATE bucket_brigade.run SET in_scope = 5; UPDATE images SET path = 'other' WHERE path = 'image/3.png'")
+        .await;
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert_eq!(rig.run_json_command(&["retry", "--yes"]).await.code, 0);
+    let status = rig.run_feeder(&["status"]).await.output;
+    assert!(status.contains("3 moved of 4"), "{status}");
+    stop_consumer(consumer).await;
+}

@@ -306,6 +306,50 @@ async fn a_failure_is_recorded_without_what_the_database_cannot_hold() {
     assert_eq!(rig.query_number(with_path).await, 2);
 }
 
+/// Neither the name of an outage nor that of a query is of letters that every database has.
+#[tokio::test]
+async fn a_long_query_holds_the_fleet_whatever_the_database_s_letters() {
+    let rig = TestRig::new().await;
+    let rig = rig.in_database("ENCODING 'LATIN1' LOCALE 'C'").await;
+    rig.add_images(1).await;
+    let query = format!("SELECT count(*) > 0 FROM images -- {}", "x".repeat(80));
+    let consumer = rig.spawn_consumer(&[]);
+    let mut feeder = rig.spawn("feeder", &[("THROTTLE_QUERY", &query)], &[]);
+    wait_until("the fleet to hold", async || {
+        let status = rig.run_feeder(&["status"]).await.output;
+        status.contains("THROTTLE_QUERY is true")
+    })
+    .await;
+    assert_eq!(rig.count_rows("moves").await, 0);
+    feeder.terminate().unwrap();
+    wait_for_exit(&mut feeder).await;
+    stop_consumer(consumer).await;
+}
+
+/// A trigger that writes to another server fails as long as that is away.
+#[tokio::test]
+async fn what_a_trigger_runs_into_may_pass() {
+    let rig = TestRig::new().await;
+    rig.add_images(1).await;
+    rig.execute_sql(
+        "CREATE FUNCTION forward() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE 'could not connect to server' USING ERRCODE = '08001'; END $$;
+         CREATE TRIGGER forward BEFORE UPDATE ON images FOR EACH ROW EXECUTE FUNCTION forward()",
+    )
+    .await;
+    let consumer = rig.spawn_consumer(&[]);
+    let mut feeder = rig.spawn("feeder", &[], &[]);
+    wait_until("the failure", async || {
+        rig.count_rows("failures").await == 1
+    })
+    .await;
+    rig.execute_sql("DROP TRIGGER forward ON images").await;
+    wait_until("the move", async || rig.count_rows("moves").await == 1).await;
+    assert_eq!(wait_for_exit(&mut feeder).await.code, Some(0));
+    assert_eq!(rig.dead_letters().await, 0);
+    stop_consumer(consumer).await;
+}
+
 #[tokio::test]
 async fn a_table_that_is_closed_for_updates_is_waited_for() {
     let rig = TestRig::new().await;

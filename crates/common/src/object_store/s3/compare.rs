@@ -81,6 +81,7 @@ pub(super) async fn compare_destination(
     let copy = CopiedObject {
         size_bytes: Some(destination.size_bytes),
         is_found: true,
+        modified_seconds: destination.last_modified().map(|at| at.secs()),
         ..CopiedObject::new(destination.etag())
     };
     let Some(source) = store.source.head(&route.source_key).await? else {
