@@ -5,6 +5,7 @@ use bucket_brigade_common::ledger::ApplicationTable;
 use bucket_brigade_common::path_rule::PathRule;
 
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[expect(clippy::struct_excessive_bools, reason = "columns of a query")]
 pub(crate) struct MovedRow {
     #[sqlx(rename = "row_id")]
     pub(crate) id: String,

@@ -152,10 +152,11 @@ impl RunControl {
     }
 
     async fn check(&self, limit: &mut FailureLimit) -> Result<RunProgress, StatementError> {
-        self.apply_holds().await?;
         let numbers = self.ledger.run_progress().await?;
         let is_paused = self.throttle.limits().paused.is_some();
         limit.check(&self.ledger, &numbers, is_paused).await?;
+        // Last: while a condition cannot be asked, the failures are looked at all the same.
+        self.apply_holds().await?;
         Ok(numbers)
     }
 

@@ -260,7 +260,7 @@ impl ObjectCleaner<'_> {
                     gone.push((removal, outcome));
                     continue;
                 }
-                RemovalVerdict::Missing => "it was removed by another process".into(),
+                RemovalVerdict::Missing => "it is gone already, and not by clean".into(),
                 RemovalVerdict::Kept(reason) => reason,
                 RemovalVerdict::RequestAlive => {
                     outcomes.push((removal, RemovalOutcome::RequestAlive));

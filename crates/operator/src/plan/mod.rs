@@ -269,7 +269,17 @@ impl MigrationPlan {
         }
         let nothing_left = recorded.as_ref().and_then(|run| run.nothing_left.as_ref());
         let most = spec.samples.max(REHEARSED_ROWS);
-        let rows = inspector.sample_rows(most, nothing_left.is_none()).await?;
+        let mut rows = inspector.sample_rows(most, nothing_left.is_none()).await?;
+        if let Some(recorded) = &recorded {
+            // They would be fed after a retry alone, and are no sample of the others.
+            let failed = recorded.failed_among(&inspector.pool, &rows).await?;
+            rows.retain(|(id, _)| !failed.contains(id));
+            if rows.is_empty() && !failed.is_empty() {
+                let mend = "see why with feeder failures, then feeder retry";
+                checks.warn("rows", "all that are left have failed", mend);
+                return Ok(());
+            }
+        }
         if rows.is_empty() && counts.is_none_or(|counts| counts.in_scope == 0) {
             database::check_empty_scope(inspector, recorded.as_ref(), checks).await;
             return Ok(());

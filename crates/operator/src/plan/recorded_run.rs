@@ -1,5 +1,7 @@
 //! What is there of a ledger, and of an earlier run.
 
+use std::collections::HashSet;
+
 use bucket_brigade_common::ledger::feed_source::{PageReader as _, RunProgress, SweepAccess};
 use bucket_brigade_common::ledger::move_ledger::StatementError;
 use bucket_brigade_common::ledger::{
@@ -7,16 +9,38 @@ use bucket_brigade_common::ledger::{
     check_first_start, ensure_no_rival,
 };
 
+use sqlx::PgPool;
+
 use super::check::PlanChecks;
 use super::table_inspector::{ServerInfo, TableInspector};
 use crate::runs::run_summaries;
 
 pub(super) struct RecordedRun {
+    run: i64,
     pub(super) progress: RunProgress,
     /// By whom, and why; none while it is not paused.
     paused: Option<String>,
     /// Why nothing is left, where an index or a sweep says so.
     pub(super) nothing_left: Option<String>,
+}
+
+impl RecordedRun {
+    /// The ids of rows that have failed.
+    pub(super) async fn failed_among(
+        &self,
+        pool: &PgPool,
+        rows: &[(String, String)],
+    ) -> Result<HashSet<String>, sqlx::Error> {
+        if self.progress.failed == 0 {
+            return Ok(HashSet::new());
+        }
+        let ids: Vec<&str> = rows.iter().map(|(id, _)| &**id).collect();
+        let query = sqlx::query_scalar(
+            "SELECT row_id FROM bucket_brigade.failures WHERE run_id = $1 AND row_id = ANY ($2)",
+        );
+        let failed = query.bind(self.run).bind(ids).fetch_all(pool);
+        Ok(failed.await?.into_iter().collect())
+    }
 }
 
 pub(super) async fn check_ledger(
@@ -150,6 +174,7 @@ async fn read_run(ledger: &PostgresLedger) -> Result<RecordedRun, StatementError
     let by_index = by_index.then(|| "an index has none".to_owned());
     let finished_at = run.finished_at;
     Ok(RecordedRun {
+        run: ledger.run_id(),
         progress: run.progress,
         paused: run.paused,
         nothing_left: by_index.or_else(|| Some(format!("a sweep found none at {}", finished_at?))),

@@ -3,7 +3,7 @@
 use bucket_brigade_testbed::cloud::CreateQueueOptions;
 use bucket_brigade_testbed::{CloudOptions, Fault, FaultEffect};
 
-use crate::rig::{ExitedProcess, TestRig, wait_for_exit};
+use crate::rig::{ExitedProcess, TestRig, stop_consumer, wait_for_exit};
 use crate::transcript::assert_runbook_output;
 
 #[tokio::test]
@@ -142,4 +142,20 @@ async fn a_plan_looks_for_companions() {
     let ended = plan_with(&rig, &[("DESTINATION_BUCKET_NAME", "nowhere")]).await;
     assert_eq!(ended.code, Some(1), "{}", ended.log);
     assert!(!ended.log.contains("no object"), "{}", ended.log);
+}
+
+/// What a run has left are no sample of what a first one would meet.
+#[tokio::test]
+async fn a_plan_of_a_run_that_has_failures_left_blames_no_setting() {
+    let rig = TestRig::new().await;
+    rig.add_images(3).await;
+    rig.add_row("image/missing.png").await;
+    let consumer = rig.spawn_consumer(&[]);
+    let ended = rig.run_program("feeder", &[]).await;
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    stop_consumer(consumer).await;
+    let plan = rig.run_feeder(&["plan"]).await;
+    assert_eq!(plan.code, 0, "{}", plan.output);
+    let expected = "all that are left have failed";
+    assert!(plan.output.contains(expected), "{}", plan.output);
 }

@@ -79,9 +79,11 @@ impl StreamedCopy<'_> {
 
     /// Reads it twice: to hold it meanwhile would take memory.
     async fn run_with_md5(&self) -> Result<CopiedObject, StoreError> {
+        let memory = reserve_memory(u64::MAX).await;
         let object = self.source.open(self.source_key, None, None).await?;
         let (size, etag) = (object.head.size_bytes, object.head.etag().to_owned());
         let md5 = read_md5(object).await?;
+        drop(memory);
         let head = self.source.head(self.source_key).await?;
         if head.is_none_or(|head| (head.size_bytes, head.etag()) != (size, &*etag)) {
             return Err(other_bytes());
