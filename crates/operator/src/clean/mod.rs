@@ -30,6 +30,7 @@ mod candidates;
 mod companions;
 mod count;
 mod encoded_paths;
+mod failed_paths;
 mod key_filter;
 mod known_tables;
 mod last_bytes;

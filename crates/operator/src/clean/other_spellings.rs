@@ -12,6 +12,7 @@ use bucket_brigade_common::sql::{like_prefix, quote_literal};
 use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
+use super::failed_paths::FailedPaths;
 use super::key_filter::{KeyFilter, hash_of};
 use super::path_references::{ColumnRules, ReferringColumn, lookup_error};
 use crate::command_throttle::CommandThrottle;
@@ -43,6 +44,7 @@ pub(super) struct OtherSpellings {
     /// Keys that rows under a prefix of the bucket may mean by another spelling, of every row whose path has a `+`, a `%`
     /// or a query: a few for each row of the table, perhaps.
     keys: KeyFilter,
+    failed: FailedPaths,
 }
 
 impl OtherSpellings {
@@ -56,6 +58,7 @@ impl OtherSpellings {
     ) -> anyhow::Result<Self> {
         let mut spellings = Self {
             rows_outside: Some(0),
+            failed: FailedPaths::read(ledger).await?,
             ..Self::default()
         };
         throttle.begin_phase("looking for other spellings", 0);
@@ -130,7 +133,9 @@ impl OtherSpellings {
 
     pub(super) fn may_mean(&self, key: &str) -> bool {
         let name = key.trim_end_matches('/').rsplit('/').next();
-        self.keys.contains(key) || name.is_some_and(|name| self.has_name(&name.to_lowercase()))
+        self.keys.contains(key)
+            || self.failed.may_mean(key)
+            || name.is_some_and(|name| self.has_name(&name.to_lowercase()))
     }
 
     /// Whole, or in parts where delimiters are in the name itself, which was taken apart in a row.

@@ -103,3 +103,29 @@ async fn many_denied_objects_are_no_outage_where_others_can_be_copied() {
     let log = stop_consumer(consumer).await;
     assert!(!log.contains("receiving stops"), "{log}");
 }
+
+/// S3 names them in the answer to a copy; that to a HEAD has no body.
+#[tokio::test]
+async fn rotated_credentials_are_named() {
+    let rig = TestRig::new().await;
+    rig.open_run().await;
+    let unknown = |operation| {
+        let effect = FaultEffect::error(403, "InvalidAccessKeyId");
+        let fault = Fault::new(operation, effect).caller("consumer");
+        rig.cloud.inject_fault(fault)
+    };
+    let faults = ["CopyObject", "HeadObject"].map(unknown);
+    let id = rig.add_image("image/0.png").await;
+    rig.feed_row(&id, "image/0.png").await;
+    let consumer = rig.spawn_consumer(&[("CONDITIONAL_COPY", "on")]);
+    wait_until("the credentials to be named", async || {
+        let log = consumer.log_tail(100);
+        log.contains("InvalidAccessKeyId") && log.contains("check the credentials")
+    })
+    .await;
+    for fault in faults {
+        fault.remove();
+    }
+    wait_until("the move", async || rig.count_rows("moves").await == 1).await;
+    stop_consumer(consumer).await;
+}

@@ -349,31 +349,6 @@ async fn of_the_credentials() {
     .await;
 }
 
-/// S3 names them in the answer to a copy; that to a HEAD has no body.
-#[tokio::test]
-async fn of_credentials_that_were_rotated() {
-    let rig = TestRig::new().await;
-    rig.open_run().await;
-    let unknown = |operation| {
-        let effect = FaultEffect::error(403, "InvalidAccessKeyId");
-        let fault = Fault::new(operation, effect).caller("consumer");
-        rig.cloud.inject_fault(fault)
-    };
-    let faults = ["CopyObject", "HeadObject"].map(unknown);
-    let id = rig.add_image("image/0.png").await;
-    rig.feed_row(&id, "image/0.png").await;
-    let consumer = MonitoredProcess::spawn(&rig, "consumer", &[]);
-    consumer
-        .assert_reports("InvalidAccessKeyId", "check the credentials")
-        .await;
-    for fault in faults {
-        fault.remove();
-    }
-    wait_until("the move", async || rig.count_rows("moves").await == 1).await;
-    consumer.wait_until_healthy().await;
-    stop_consumer(consumer.process).await;
-}
-
 #[tokio::test]
 async fn of_s3_itself() {
     assert_survives(

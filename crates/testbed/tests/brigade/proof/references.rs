@@ -151,3 +151,22 @@ async fn columns_that_may_not_be_read_are_counted() {
     let expected = "2 columns of text of no run may not be read by this role, public.images.title";
     assert!(ended.log.contains(expected), "{}", ended.log);
 }
+
+/// The application composes and lowers a path before it asks for an object.
+#[tokio::test]
+async fn what_failed_rows_may_mean_by_other_letters_stays() {
+    let rig = TestRig::new().await;
+    for name in ["caf\u{e9}.png", "b.png", "c.png"] {
+        rig.add_image(&format!("image/{name}")).await;
+    }
+    for name in ["cafe\u{301}.png", "B.PNG"] {
+        rig.add_row(&format!("image/{name}")).await;
+    }
+    rig.run_migration().await;
+    assert_eq!(rig.count_rows("failures").await, 2);
+    assert_eq!(rig.run_json_command(&["verify"]).await.code, 0);
+    let cleaned = rig.run_json_command(&CLEAN).await;
+    let counts = ["removed", "left_alone"].map(|name| cleaned.number_of(name));
+    assert_eq!((cleaned.code, counts), (2, [1, 2]), "{}", cleaned.json);
+    assert!(!rig.object_exists("images-old", "image/c.png").await);
+}
