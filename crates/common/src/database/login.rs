@@ -153,7 +153,7 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
             return Err("names a service, and no service file is read".into());
         }
         Some(url) if unread_ssl_parameter(url).is_some() => {
-            return Err("has an ssl parameter that libpq does not have: write sslmode=require, verify-ca or verify-full, and sslrootcert".into());
+            return Err("has an ssl parameter that is not read: write sslmode=require, verify-ca or verify-full, and sslrootcert".into());
         }
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             let url = with_host(url);
@@ -169,23 +169,30 @@ pub(crate) fn parse_options(url: Option<&SecretString>) -> Result<PgConnectOptio
     Ok(without_brackets(options).application_name("bucket-brigade"))
 }
 
+/// Those that sqlx reads, and those of libpq's that weaken nothing where it passes over them.
+const SSL_PARAMETERS: [&str; 13] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "sslcompression",
+    "sslnegotiation",
+    "sslsni",
+    "ssl_max_protocol_version",
+];
+
 /// A misspelt one, or another library's, which sqlx would pass over, and perhaps connect in plain text.
 fn unread_ssl_parameter(url: &str) -> Option<&str> {
-    const KNOWN: [&str; 8] = [
-        "sslmode",
-        "ssl-mode",
-        "sslrootcert",
-        "ssl-root-cert",
-        "ssl-ca",
-        "sslcert",
-        "ssl-cert",
-        "sslkey",
-    ];
     let (_, query) = url.split_once('?')?;
     let mut names = query.split('&').filter_map(|one| one.split('=').next());
     names.find(|name| {
         let bare = name.to_lowercase().replace(['_', '-'], "");
-        (bare.starts_with("ssl") || bare.starts_with("tls")) && !KNOWN.contains(name)
+        (bare.starts_with("ssl") || bare.starts_with("tls")) && !SSL_PARAMETERS.contains(name)
     })
 }
 
@@ -292,6 +299,8 @@ mod tests {
             let error = parse_options(Some(&SecretString::from(url.to_owned()))).unwrap_err();
             assert!(error.contains(problem), "{url}: {error}");
         }
+        let read = "postgres://u@h/app?sslmode=require&ssl-key=k&sslsni=1&sslnegotiation=direct";
+        assert_eq!(unread_ssl_parameter(read), None);
         let url = SecretString::from("postgres://u:p,q@h:1/app".to_owned());
         assert_eq!(parse_options(Some(&url)).unwrap().get_host(), "h");
     }

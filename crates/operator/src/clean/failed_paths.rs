@@ -1,42 +1,50 @@
 //! Rows that have failed because there is no such object: their paths may mean one by other letters, where the
 //! application composes, trims or lowers them before it asks for it.
 
-use std::collections::HashSet;
-
 use bucket_brigade_common::ledger::PostgresLedger;
-use bucket_brigade_common::ledger::move_ledger::StatementError;
+use tokio_util::sync::CancellationToken;
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::key_filter::hash_of;
+use super::key_filter::KeyFilter;
+use crate::command_throttle::CommandThrottle;
 use crate::statements::Pages;
 
-const FAILED_PATHS: &str = "SELECT row_id, path FROM bucket_brigade.failures
-    WHERE run_id = $1 AND code = 'NoSuchKey' AND row_id AFTER $2 ORDER BY row_id LIMIT 10000";
+/// Whatever they failed with: a page costs the same where few of many have such a code.
+const FAILED_PATHS: &str =
+    "SELECT row_id, path, code = 'NoSuchKey' AS is_missing FROM bucket_brigade.failures
+    WHERE run_id = $1 AND row_id AFTER $2 ORDER BY row_id LIMIT 10000";
 
 #[derive(sqlx::FromRow)]
 struct FailedPath {
     row_id: String,
     path: String,
+    is_missing: bool,
 }
 
-/// Hashes of the keys without what letters differ in: a collision keeps one object more.
+/// The keys without what letters differ in.
 #[derive(Debug, Default)]
-pub(super) struct FailedPaths(HashSet<u64>);
+pub(super) struct FailedPaths(KeyFilter);
 
 impl FailedPaths {
-    pub(super) async fn read(ledger: &PostgresLedger) -> Result<Self, StatementError> {
-        let (mut keys, mut pages) = (HashSet::new(), Pages::new(ledger, FAILED_PATHS));
-        while let Some(page) = pages.next(|row: &FailedPath| &row.row_id).await? {
-            let routes = page
-                .iter()
-                .filter_map(|row| ledger.rule().route_for(&row.path).ok());
-            keys.extend(routes.map(|route| hash_of(plain_letters(&route.source_key))));
+    pub(super) async fn read(
+        ledger: &PostgresLedger,
+        throttle: &CommandThrottle<'_>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let (mut keys, mut pages) = (KeyFilter::default(), Pages::new(ledger, FAILED_PATHS));
+        loop {
+            throttle.acquire(0, stop).await?;
+            let Some(page) = pages.next(|row: &FailedPath| &row.row_id).await? else {
+                return Ok(Self(keys));
+            };
+            let missing = page.iter().filter(|row| row.is_missing);
+            let routes = missing.filter_map(|row| ledger.rule().route_for(&row.path).ok());
+            routes.for_each(|route| keys.insert(&plain_letters(&route.source_key)));
         }
-        Ok(Self(keys))
     }
 
     pub(super) fn may_mean(&self, key: &str) -> bool {
-        !self.0.is_empty() && self.0.contains(&hash_of(plain_letters(key)))
+        self.0.contains(&plain_letters(key))
     }
 }
 

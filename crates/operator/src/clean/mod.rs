@@ -78,7 +78,6 @@ use missing_indexes::{LARGE_PAGE_ROWS, MissingIndexes};
 use other_spellings::OtherSpellings;
 use output::{CleanPreview, CleanPrinter};
 use pass::CleanPass;
-
 use path_references::{ReferringColumn, path_columns};
 use removals::RemovalLedger;
 use restore::ObjectRestorer;

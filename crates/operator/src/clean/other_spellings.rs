@@ -58,7 +58,7 @@ impl OtherSpellings {
     ) -> anyhow::Result<Self> {
         let mut spellings = Self {
             rows_outside: Some(0),
-            failed: FailedPaths::read(ledger).await?,
+            failed: FailedPaths::read(ledger, throttle, stop).await?,
             ..Self::default()
         };
         throttle.begin_phase("looking for other spellings", 0);

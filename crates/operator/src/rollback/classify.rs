@@ -175,11 +175,12 @@ impl UndoClassifier<'_> {
         if copy.etag != row.etag {
             return Ok(Some(SkipReason::CopyReplaced));
         }
-        let is_verified = row.source_etag.as_ref() == Some(&source.etag);
+        // Equal ETags prove equal bytes, also where the dates are of two clocks.
+        let is_proven = source.etag == copy.etag || row.source_etag.as_ref() == Some(&source.etag);
         let source = SourceObject::Present(source);
         let is_same = match classify_move(row, Some(&copy), &source, self.is_one_store) {
             MoveVerdict::Intact => true,
-            MoveVerdict::NeedsComparison if is_verified => true,
+            MoveVerdict::NeedsComparison if is_proven => true,
             MoveVerdict::NeedsComparison => {
                 let compare = async || self.store.has_equal_bytes(route).await;
                 retry_about_object(self.store, route, compare).await?
